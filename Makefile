@@ -1,0 +1,80 @@
+# make help    lists what there is
+
+SHELL       := /usr/bin/env bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := build
+MAKEFLAGS   += --no-print-directory
+
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+GO       ?= go
+
+# The packages whose tests run a second time under the race detector: those in
+# which goroutines share state. End-to-end suites talk to other processes, where
+# it sees nothing.
+RACE     := vfs wal cache objstore cow blockdev branchfs postgres proxy api
+
+# make run
+ifeq ($(shell id -u),0)
+BOUGH_STATE   ?= /var/lib/bough
+else
+BOUGH_STATE   ?= $(HOME)/.local/state/bough
+endif
+BOUGH_PROJECT ?= demo
+
+# make soak, make bench, make fuzz
+SOAK      ?= 30m
+BENCH     ?= .
+BENCHTIME ?= 1s
+FUZZTIME  ?= 30s
+
+.PHONY: build
+build: ## build the static binary bin/bough
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bough ./cmd/bough
+
+.PHONY: test
+test: deps lint build ## all checks and tests, end to end included
+	$(GO) test -timeout 15m ./...
+	$(GO) test -timeout 10m -race -short \
+	  $$($(GO) list ./... | grep -E '/bough/($(subst $() ,|,$(RACE)))(/|$$)')
+
+.PHONY: run
+run: build ## run bough here, with a project "demo" made on the first start
+	scripts/install-deps.sh run
+	mkdir -p '$(BOUGH_STATE)'
+	exec bin/bough serve --state '$(BOUGH_STATE)' --create '$(BOUGH_PROJECT)'
+
+.PHONY: lint
+lint: bin/staticcheck ## gofmt, go vet, staticcheck
+	@unformatted=$$(gofmt -l .); \
+	if [ -n "$$unformatted" ]; then echo "not formatted (gofmt -w): $$unformatted"; exit 1; fi
+	$(GO) vet ./...
+	bin/staticcheck ./...
+
+.PHONY: soak
+soak: deps build ## the long tests, for SOAK=30m each
+	BOUGH_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak' ./...
+
+.PHONY: bench
+bench: ## Go benchmarks; BENCH=regexp BENCHTIME=1s
+	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME=30s
+	scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: deps
+deps: ## install the system packages that the tests need, if any is missing
+	scripts/install-deps.sh test
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Tools are pinned in a module of their own, so that they never reach go.mod.
+bin/staticcheck: tools/go.mod tools/go.sum
+	cd tools && $(GO) build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
