@@ -1,0 +1,131 @@
+package api
+
+import "time"
+
+// EndpointState is what the Postgres server of a branch is doing.
+type EndpointState string
+
+// The states of an endpoint.
+const (
+	// EndpointSuspended runs nothing; the next connection starts it.
+	EndpointSuspended EndpointState = "suspended"
+	// EndpointStarting is on its way to running; connections wait for it.
+	EndpointStarting EndpointState = "starting"
+	// EndpointRunning accepts connections.
+	EndpointRunning EndpointState = "running"
+	// EndpointStopping is on its way to suspended; connections wait for it.
+	EndpointStopping EndpointState = "stopping"
+	// EndpointFailed stopped by itself; the next connection tries again.
+	EndpointFailed EndpointState = "failed"
+)
+
+// Branch is a writable device with a parent, or none.
+type Branch struct {
+	// ID names the branch for ever; a rename does not change it.
+	ID string `json:"id"`
+	// Project is the project it belongs to.
+	Project string `json:"project"`
+	// Name is its name within the project.
+	Name string `json:"name"`
+	// Parent is the parent's name within the project; "" when it has none there.
+	Parent string `json:"parent,omitempty"`
+	// ParentID is the parent's id, which outlives the parent.
+	ParentID string `json:"parent_id,omitempty"`
+	// ForkSeq is the parent's barrier that the branch was cut at.
+	ForkSeq uint64 `json:"fork_seq"`
+	// Seq is its newest barrier.
+	Seq uint64 `json:"seq"`
+	// Created is when it was made.
+	Created time.Time `json:"created"`
+	// SizeBytes is the size of its device.
+	SizeBytes int64 `json:"size_bytes"`
+	// Endpoint is the state of its Postgres.
+	Endpoint EndpointState `json:"endpoint"`
+	// Attached says that the device is open on this host.
+	Attached bool `json:"attached"`
+	// Error is the failure that the device or endpoint is stuck with; "" = none.
+	Error string `json:"error,omitempty"`
+}
+
+// Ref returns "project/branch".
+func (b Branch) Ref() string { return b.Project + "/" + b.Name }
+
+// CreateBranch is the request to make a branch.
+type CreateBranch struct {
+	// Name is the new branch's name.
+	Name string `json:"name"`
+	// From is the branch of the same project to start from. Default: main.
+	From string `json:"from,omitempty"`
+}
+
+// CreatedBranch is the answer to CreateBranch.
+type CreatedBranch struct {
+	// Branch is the new branch.
+	Branch Branch `json:"branch"`
+	// Connection is how to connect to it.
+	Connection Connection `json:"connection"`
+}
+
+// RenameBranch is the request to give a branch another name.
+type RenameBranch struct {
+	// Name is the new name.
+	Name string `json:"name"`
+}
+
+// BranchList is the answer to a list of branches, by project and creation.
+type BranchList struct {
+	// Branches are the branches; never null.
+	Branches []Branch `json:"branches"`
+}
+
+// Connection is how to reach the Postgres of a branch.
+type Connection struct {
+	// URL is the complete connection URL, password included.
+	URL string `json:"url"`
+	// Host and Port are the front door's address.
+	Host string `json:"host"`
+	// Port is the front door's TCP port.
+	Port int `json:"port"`
+	// Role is the owner of the database.
+	Role string `json:"role"`
+	// Password is the role's password.
+	Password string `json:"password"`
+	// Database is the database's name inside Postgres.
+	Database string `json:"database"`
+	// Options is the value of the startup option that chooses the branch, for
+	// clients that name the database themselves (PGOPTIONS).
+	Options string `json:"options"`
+	// Admin is the superuser's way in, on this host only; nil while suspended.
+	Admin *AdminConnection `json:"admin,omitempty"`
+}
+
+// AdminConnection is a private unix socket with peer authentication.
+type AdminConnection struct {
+	// SocketDir is the directory of the socket (PGHOST).
+	SocketDir string `json:"socket_dir"`
+	// Port is the number in the socket's name (PGPORT).
+	Port int `json:"port"`
+	// Role is the superuser.
+	Role string `json:"role"`
+	// Database is the database to open.
+	Database string `json:"database"`
+}
+
+// AttachBranch is the request to attach a branch as a block device.
+type AttachBranch struct {
+	// Mountpoint is the absolute path to mount its file system on. Default: a
+	// directory of the daemon's own.
+	Mountpoint string `json:"mountpoint,omitempty"`
+}
+
+// Attachment is a branch that is attached and mounted on this host.
+type Attachment struct {
+	// Project is the branch's project.
+	Project string `json:"project"`
+	// Branch is the branch's name.
+	Branch string `json:"branch"`
+	// Device is the block device, such as /dev/loop3.
+	Device string `json:"device"`
+	// Mountpoint is where the file system is mounted.
+	Mountpoint string `json:"mountpoint"`
+}

@@ -1,0 +1,59 @@
+package api
+
+// VerifyScope is the request to check what is stored.
+type VerifyScope struct {
+	// Project limits the check to one project; "" = everything.
+	Project string `json:"project,omitempty"`
+	// Branch limits it to one branch of the project; "" = all of them.
+	Branch string `json:"branch,omitempty"`
+}
+
+// VerifyEvent is one line of the answer to verify. Exactly one field is set.
+type VerifyEvent struct {
+	// Progress says how far the check is.
+	Progress *VerifyProgress `json:"progress,omitempty"`
+	// Problem is something that is wrong.
+	Problem *VerifyProblem `json:"problem,omitempty"`
+	// Result is the end of a check that ran to its end.
+	Result *VerifyResult `json:"result,omitempty"`
+	// Error is the end of a check that could not.
+	Error *Error `json:"error,omitempty"`
+}
+
+// VerifyProgress says how far a check is.
+type VerifyProgress struct {
+	// Project is the project of the branch being checked.
+	Project string `json:"project"`
+	// Branch is the branch being checked.
+	Branch string `json:"branch"`
+	// Done counts branches checked.
+	Done int `json:"done"`
+	// Total counts branches to check.
+	Total int `json:"total"`
+}
+
+// VerifyProblem is one thing that is wrong.
+type VerifyProblem struct {
+	// Project is the project of the branch that it affects.
+	Project string `json:"project"`
+	// Branch is the branch that it affects.
+	Branch string `json:"branch"`
+	// Object is the stored object; "" when no single one is to blame.
+	Object string `json:"object,omitempty"`
+	// Detail says what is wrong, as one line.
+	Detail string `json:"detail"`
+}
+
+// VerifyResult is what a whole check found.
+type VerifyResult struct {
+	// Branches counts the branches checked.
+	Branches int `json:"branches"`
+	// Segments counts the segments read.
+	Segments int `json:"segments"`
+	// Blocks counts the blocks whose contents were read and agreed.
+	Blocks int64 `json:"blocks"`
+	// Bytes counts the bytes read.
+	Bytes int64 `json:"bytes"`
+	// Problems counts what is wrong.
+	Problems int `json:"problems"`
+}
