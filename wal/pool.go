@@ -2,83 +2,429 @@ package wal
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
 
 	"github.com/bough-db/bough/vfs"
 )
 
-// Journal is one journal file: written by one writer, read by many.
-type Journal struct{}
+const (
+	fileBytesDefault = 16 << 20
+	fileBytesMin     = 16 << 10
+	fileBytesMax     = 1 << 30
+	maxBytesDefault  = 4 << 30
+	spareDefault     = 2
 
-// Header returns the file's header.
-func (j *Journal) Header() Header { return Header{} }
+	filePrefix = "j-"
+	lockName   = "lock"
+)
 
-// Room returns the number of slots that a committing Write can still take,
-// record headers included (see Record.Size). A spilling Write must leave one.
-func (j *Journal) Room() int { return 0 }
+// PoolOptions are the settings of a [Pool]. The zero value is good.
+type PoolOptions struct {
+	// FileBytes is the size of a journal file, a multiple of BlockSize from
+	// 16 KiB to 1 GiB. Default: 16 MiB.
+	FileBytes int64
+	// MaxBytes bounds the disk space of all journal files together. Each
+	// writer wants two files or more. Default: 4 GiB.
+	MaxBytes int64
+	// Spare is the number of files kept ready for use. Default: 2.
+	Spare int
+	// Rand is where nonces come from. Default: crypto/rand.Reader.
+	Rand io.Reader
+	// Logger takes warnings and what recovery found. Default: slog.Default().
+	Logger *slog.Logger
+}
 
-// Write appends the records, in one system call.
-func (j *Journal) Write(recs []*Record, m Meta) error { return ErrClosed }
+func (o *PoolOptions) check() error {
+	if o.FileBytes == 0 {
+		o.FileBytes = fileBytesDefault
+	}
+	if o.MaxBytes == 0 {
+		o.MaxBytes = max(maxBytesDefault, o.FileBytes)
+	}
+	if o.Spare == 0 {
+		o.Spare = spareDefault
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	var errs []error
+	if o.FileBytes%BlockSize != 0 || o.FileBytes < fileBytesMin || o.FileBytes > fileBytesMax {
+		errs = append(errs, fmt.Errorf("journal file size %d: not a multiple of %d from %d to %d",
+			o.FileBytes, BlockSize, fileBytesMin, fileBytesMax))
+	}
+	if o.MaxBytes < o.FileBytes {
+		errs = append(errs, fmt.Errorf("journal budget of %d bytes: smaller than one file of %d", o.MaxBytes, o.FileBytes))
+	}
+	if o.Spare < 0 {
+		errs = append(errs, fmt.Errorf("number of spare journal files %d: negative", o.Spare))
+	}
+	return errors.Join(errs...)
+}
 
-// ReadAt fills p, whole blocks, from slot on, and verifies checksums. p need not be aligned (aligned is faster).
-func (j *Journal) ReadAt(p []byte, slot Slot) error { return ErrClosed }
+// Pool is a directory of journal files: it makes them ahead of time, hands them
+// out within a budget, and takes them back.
+type Pool struct {
+	fs    vfs.FS
+	dir   string
+	opts  PoolOptions
+	log   *slog.Logger
+	lock  io.Closer
+	files int // the budget, in files
 
-// Batches returns the committed batches (index only).
-func (j *Journal) Batches() []Batch { return nil }
+	small, large sync.Pool // of *Record
 
-// End returns the first slot after the last committed batch: the length of the segment.
-func (j *Journal) End() Slot { return 0 }
+	kick chan struct{} // wakes the worker
+	done chan struct{} // closed when the worker is gone
 
-// Err returns the sticky error.
-func (j *Journal) Err() error { return nil }
+	mu           sync.Mutex
+	closed       bool
+	nextID       uint64
+	spares       []*poolFile
+	making       bool                  // the worker is writing a new file
+	makeFailed   bool                  // and should not try again before something changed
+	used         int                   // files that are not spare
+	held         map[string]int        // of those, by log
+	reserved     map[string]int        // reservations by log
+	waiters      []*waiter             // first come, first served
+	open         map[*Journal]struct{} // with an open file
+	retiring     []*Journal            // for the worker
+	quarantined  map[uint64]*poolFile  // left by an earlier life, until recovered
+	toldFallback bool
+}
 
-// Ref keeps the file from being reused; false when it was released already.
-func (j *Journal) Ref() bool { return false }
+// poolFile is a file that no journal uses. One in quarantine is not open.
+type poolFile struct {
+	id    uint64
+	path  string
+	log   string // in quarantine: whose, as far as known
+	slots Slot
+	file  vfs.File
+}
 
-// Unref undoes Ref.
-func (j *Journal) Unref() {}
+// OpenPool opens the directory, creating it if needed, and locks it against
+// other processes: vfs.ErrLocked. It looks at each file's header only. Files
+// that hold a journal are set aside until [Pool.Recover] hands them out.
+func OpenPool(fsys vfs.FS, dir string, o PoolOptions) (*Pool, error) {
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("open journal pool: %w", err)
+	}
+	p := &Pool{
+		fs: fsys, dir: dir, opts: o, log: o.Logger,
+		files:       int(o.MaxBytes / o.FileBytes),
+		kick:        make(chan struct{}, 1),
+		done:        make(chan struct{}),
+		held:        map[string]int{},
+		reserved:    map[string]int{},
+		open:        map[*Journal]struct{}{},
+		quarantined: map[uint64]*poolFile{},
+		nextID:      1,
+	}
+	if err := vfs.MkdirAllSync(fsys, dir, 0o700); err != nil {
+		return nil, fmt.Errorf("open journal pool: %w", err)
+	}
+	lock, err := fsys.Lock(filepath.Join(dir, lockName))
+	if err != nil {
+		return nil, fmt.Errorf("open journal pool: %w", err)
+	}
+	p.lock = lock
+	if err := p.scan(); err != nil {
+		p.closeSpares()
+		_ = lock.Close()
+		return nil, fmt.Errorf("open journal pool: %w", err)
+	}
+	go p.run()
+	return p, nil
+}
 
-// Release gives the file back: its segment is in the store. The owner's reference is gone.
-func (j *Journal) Release() {}
+// scan sorts the files of the directory into spares and quarantine.
+func (p *Pool) scan() error {
+	list, err := p.fs.ReadDir(p.dir)
+	if err != nil {
+		return err
+	}
+	s := newScanner(nil, 0)
+	for _, d := range list {
+		id, ok := parseName(d.Name())
+		if !ok || d.IsDir() {
+			continue
+		}
+		p.nextID = max(p.nextID, id+1)
+		if err := p.scanFile(s, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
-// Abandon lets go of the file but leaves it on disk, for a later Recover.
-func (j *Journal) Abandon() {}
+// scanFile sorts one file. What cannot be read is set aside too: Recover reports it.
+func (p *Pool) scanFile(s *scanner, id uint64) error {
+	pf, err := p.openFile(id, os.O_RDWR)
+	if err != nil {
+		return err
+	}
+	s.file, s.slots, s.n = pf.file, pf.slots, 0
+	state := fileFree
+	if pf.slots > 0 {
+		var h fileHeader
+		h, state, err = inspect(s)
+		pf.log = h.Log
+		if err != nil {
+			state = fileCorrupt
+			p.log.Warn("journal file cannot be read", "path", pf.path, "err", err)
+		}
+	}
+	if state != fileFree {
+		p.used++
+		p.held[pf.log]++
+		p.quarantined[id] = pf
+		return pf.file.Close()
+	}
+	// A file of another size was being made when its process ended, or is
+	// left from other settings.
+	if int64(pf.slots)*BlockSize == p.opts.FileBytes && p.used+len(p.spares) < p.files {
+		p.spares = append(p.spares, pf)
+		return nil
+	}
+	if err := pf.file.Close(); err != nil {
+		return err
+	}
+	return p.fs.Remove(pf.path)
+}
 
-// Recovered is a file that an earlier life left behind. It reads like any journal; Write is refused.
+func (p *Pool) openFile(id uint64, flag int) (*poolFile, error) {
+	pf := &poolFile{id: id, path: filepath.Join(p.dir, fileName(id))}
+	f, err := p.fs.OpenFile(pf.path, flag|vfs.Direct, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	size, err := f.Size()
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	pf.file = f
+	pf.slots = Slot(min(size, fileBytesMax) / BlockSize)
+	return pf, nil
+}
+
+func fileName(id uint64) string { return fmt.Sprintf("%s%08d", filePrefix, id) }
+
+func parseName(name string) (uint64, bool) {
+	var id uint64
+	if _, err := fmt.Sscanf(name, filePrefix+"%d", &id); err != nil || fileName(id) != name {
+		return 0, false
+	}
+	return id, true
+}
+
+// NewRecord returns an empty record with one reference: for SmallBlocks data
+// blocks, or for LargeBlocks.
+func (p *Pool) NewRecord(large bool) *Record {
+	free, blocks := &p.small, SmallBlocks
+	if large {
+		free, blocks = &p.large, LargeBlocks
+	}
+	r, _ := free.Get().(*Record)
+	if r == nil {
+		r = &Record{pool: p, large: large, arena: alignedBytes((1 + blocks) * BlockSize)}
+	}
+	r.refs.Store(1)
+	return r
+}
+
+func (p *Pool) freeRecord(r *Record) {
+	r.blocks, r.slot, r.entries = 0, 0, r.entries[:0]
+	if r.large {
+		p.large.Put(r)
+	} else {
+		p.small.Put(r)
+	}
+}
+
+// Recover hands out, once each, the files that an earlier life of the pool, or
+// Abandon, left behind with at least one committed batch or with damage; the
+// caller becomes their owner. It deletes nothing: Release each when its segment
+// is in the store. Files are in no particular order; the caller orders them by
+// header, and checks that the sequence numbers of one log's files connect.
+//
+// What is handed out is durable: each file is synced before it is read, so that
+// a batch which was complete but never acknowledged cannot vanish later from
+// under the batches that build on it.
+//
+// An error of one file is in its Recovered. The error of Recover itself is that
+// of ctx or of a closed pool; the files recovered by then are returned with it.
+func (p *Pool) Recover(ctx context.Context) ([]*Recovered, error) {
+	var out []*Recovered
+	for {
+		if err := ctx.Err(); err != nil {
+			return out, fmt.Errorf("recover journals: %w", err)
+		}
+		pf, err := p.takeQuarantined()
+		if err != nil || pf == nil {
+			return out, err
+		}
+		if r := p.recoverFile(pf); r != nil {
+			out = append(out, r)
+		}
+	}
+}
+
+// takeQuarantined returns the oldest file in quarantine, or nil.
+func (p *Pool) takeQuarantined() (*poolFile, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		return nil, fmt.Errorf("recover journals: %w", ErrClosed)
+	}
+	var first *poolFile
+	for _, pf := range p.quarantined {
+		if first == nil || pf.id < first.id {
+			first = pf
+		}
+	}
+	if first != nil {
+		delete(p.quarantined, first.id)
+	}
+	return first, nil
+}
+
+// Recovered is a file that an earlier life left behind. It reads like any
+// journal; Write returns ErrClosed.
 type Recovered struct {
 	*Journal
-	Err error // ErrCorrupt, ErrVersion or an I/O error; Batches holds what came before the damage
+	// Err is nil, or wraps ErrCorrupt, ErrVersion or an error of the disk. The
+	// batches before the damage are there all the same. Do not Release such a
+	// file before its data has been dealt with.
+	Err error
 }
 
-// PoolOptions …
-type PoolOptions struct {
-	FileBytes int64 // Default: 16 MiB
-	MaxBytes  int64 // Default: 4 GiB
-	Spare     int   // Default: 2
-	Rand      io.Reader
-	Logger    *slog.Logger
+// recoverFile replays a file. It returns nil for one that holds nothing.
+func (p *Pool) recoverFile(pf *poolFile) *Recovered {
+	j := &Journal{pool: p, id: pf.id, path: pf.path, log: pf.log, readOnly: true}
+	j.refs.Store(1)
+	r := &Recovered{Journal: j}
+	opened, err := p.openFile(pf.id, os.O_RDWR)
+	if err != nil {
+		j.file = noFile{err: err}
+		r.Err = fmt.Errorf("recover journal %s: %w", pf.path, err)
+		p.adopt(j, pf.log)
+		return r
+	}
+	j.file, j.slots = opened.file, opened.slots
+	j.sums = make([]uint32, j.slots)
+	r.Err = j.recover()
+	p.adopt(j, pf.log)
+	if r.Err == nil && len(j.batches) == 0 {
+		// Nobody was ever told that anything in here is safe.
+		j.Release()
+		return nil
+	}
+	p.log.Info("journal recovered", "path", j.path, "log", j.log, "segment", j.header.Segment,
+		"batches", len(j.batches), "slots", j.end, "err", r.Err)
+	return r
 }
 
-// Pool …
-type Pool struct{}
+func (j *Journal) recover() error {
+	// Sync before reading: see Pool.Recover.
+	if err := j.file.Sync(); err != nil {
+		return fmt.Errorf("recover journal %s: %w: %w", j.path, ErrFailed, err)
+	}
+	s := newScanner(j.file, j.slots)
+	h, state, err := inspect(s)
+	if err != nil {
+		return fmt.Errorf("recover journal %s: %w", j.path, err)
+	}
+	j.header, j.log = h, h.Log
+	switch state {
+	case fileNewer:
+		return fmt.Errorf("recover journal %s: %w", j.path, ErrVersion)
+	case fileCorrupt:
+		return fmt.Errorf("recover journal %s: file header is damaged: %w", j.path, ErrCorrupt)
+	case fileFree:
+		return nil
+	}
+	if b, err := s.block(0); err == nil {
+		j.sums[0] = sum(b)
+	}
+	return j.replay(s)
+}
 
-// OpenPool …
-func OpenPool(fsys vfs.FS, dir string, o PoolOptions) (*Pool, error) { return nil, ErrClosed }
+// adopt enters a recovered journal, counted under log so far, into the books.
+func (p *Pool) adopt(j *Journal, log string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unhold(log)
+	p.held[j.log]++
+	p.open[j] = struct{}{}
+	if p.closed {
+		_ = j.file.Close()
+	}
+}
 
-// NewRecord returns an empty record with one reference.
-func (p *Pool) NewRecord(large bool) *Record { return nil }
+func (p *Pool) unhold(log string) {
+	if p.held[log]--; p.held[log] <= 0 {
+		delete(p.held, log)
+	}
+}
 
-func (p *Pool) freeRecord(r *Record) {}
+// Close gives back what was released, closes every file and unlocks the
+// directory. Journals still open are left on the disk, as by Abandon.
+func (p *Pool) Close() error {
+	p.mu.Lock()
+	if p.closed {
+		p.mu.Unlock()
+		return nil
+	}
+	p.closed = true
+	for _, w := range p.waiters {
+		w.ch <- grant{err: ErrClosed}
+	}
+	p.waiters = nil
+	p.mu.Unlock()
+	p.wake()
+	<-p.done
 
-// Recover hands out, once, every file that an earlier life (or Abandon) left with at least one committed batch, or damaged.
-func (p *Pool) Recover(ctx context.Context) ([]*Recovered, error) { return nil, ErrClosed }
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs []error
+	for j := range p.open {
+		j.fate.CompareAndSwap(fateOpen, fateClosed)
+		errs = append(errs, j.file.Close())
+	}
+	clear(p.open)
+	p.closeSpares()
+	errs = append(errs, p.lock.Close())
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("close journal pool: %w", err)
+	}
+	return nil
+}
 
-// Reserve sets one file of the budget aside for a log until release is called: call it at attach.
-func (p *Pool) Reserve(log string) (release func(), err error) { return nil, ErrClosed }
+func (p *Pool) closeSpares() {
+	for _, pf := range p.spares {
+		_ = pf.file.Close() // nothing was written that anybody relies on
+	}
+	p.spares = nil
+}
 
-// Create blocks while the budget is used up. Only Log, Segment, Epoch of h are used.
-func (p *Pool) Create(ctx context.Context, h Header) (*Journal, error) { return nil, ErrClosed }
+// noFile stands for a file that could not be opened. A recovered journal needs
+// no other methods than these.
+type noFile struct {
+	vfs.File
+	err error
+}
 
-// Close waits for background work; files stay on disk for Recover.
-func (p *Pool) Close() error { return nil }
+func (f noFile) Direct() bool                         { return false }
+func (f noFile) ReadAt([]byte, int64) (int, error)    { return 0, f.err }
+func (f noFile) WritevAt([][]byte, int64, bool) error { return f.err }
+func (f noFile) Close() error                         { return nil }

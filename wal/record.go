@@ -15,7 +15,7 @@ const (
 	// LargeBlocks is the number of data blocks a large [Record] holds.
 	LargeBlocks = 256
 	// EntriesMax is the number of entries one [Record] holds.
-	EntriesMax = (BlockSize - recordFixedBytes) / entryBytes
+	EntriesMax = (recordSumAt - recordFixedBytes) / entryBytes
 	// BlockMax is the first block number that is too large: a device ends
 	// before byte 2^64.
 	BlockMax = 1 << 52
