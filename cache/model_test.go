@@ -154,10 +154,13 @@ func TestFramesConcurrent(t *testing.T) {
 		wg.Go(func() {
 			rnd := rand.New(rand.NewPCG(s, uint64(w)))
 			buf := make([]byte, 0, SlotBytesMax)
-			for range 3000 {
+			for i := 0; f.Stats().Evicted < 3000; i++ {
 				n := rnd.IntN(len(frames))
 				if w < 3 {
 					f.Put(testKey(n), frames[n])
+					if i%50 == 49 {
+						f.settle() // memory is faster than the disk
+					}
 					continue
 				}
 				if got, ok := f.Get(testKey(n), buf); ok && string(got) != string(frames[n]) {
@@ -168,8 +171,8 @@ func TestFramesConcurrent(t *testing.T) {
 	}
 	wg.Wait()
 	st := f.Stats()
-	if st.Damaged != 0 || st.Evicted == 0 {
-		t.Errorf("damaged %d, want 0; evicted %d, want some", st.Damaged, st.Evicted)
+	if st.Damaged != 0 {
+		t.Errorf("damaged %d, want 0", st.Damaged)
 	}
 	check(t, f)
 	t.Logf("%+v", st)
