@@ -11,7 +11,7 @@ func connection(br api.Branch) api.Connection {
 	return api.Connection{
 		URL:  "postgresql://app:s3cret@127.0.0.1:6432/app@" + br.Ref(),
 		Host: "127.0.0.1", Port: 6432, Role: "app", Password: "s3cret", Database: "app",
-		Options: "-c bough.branch=" + br.Ref(),
+		Options: "-c branch=" + br.Ref(),
 	}
 }
 

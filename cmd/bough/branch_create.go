@@ -1,0 +1,80 @@
+package main
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bough-db/bough/api"
+)
+
+// branchCreate is `bough branch create`.
+type branchCreate struct {
+	*app
+	from string
+}
+
+func (a *app) branchCreateCmd() *cobra.Command {
+	o := &branchCreate{app: a}
+	cmd := &cobra.Command{
+		Use:   "create PROJECT/BRANCH",
+		Short: "Create a branch",
+		Long: "Create a branch of another one, as that is at this moment. The parent is not\n" +
+			"paused, and every transaction that it acknowledged before is in the branch.",
+		Example:           "  bough branch create demo/dev\n  bough branch create demo/feature --from demo/dev",
+		Args:              wantArgs("PROJECT/BRANCH"),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              o.run,
+	}
+	cmd.Flags().StringVar(&o.from, "from", "", "the parent, as PROJECT/BRANCH (default: the project's main)")
+	// The only error is a flag that does not exist.
+	_ = cmd.RegisterFlagCompletionFunc("from", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		return a.branchNames(), cobra.ShellCompDirectiveNoFileComp
+	})
+	return cmd
+}
+
+func (o *branchCreate) run(cmd *cobra.Command, args []string) error {
+	project, name, err := newBranchArg(args[0])
+	if err != nil {
+		return err
+	}
+	req := api.CreateBranch{Name: name}
+	if o.from != "" {
+		fromProject, from, err := branchArg(o.from)
+		if err != nil {
+			return err
+		}
+		if fromProject != project {
+			return usagef("--from %s is in another project: a branch stays in the project of its parent, %s", o.from, fromProject)
+		}
+		req.From = from
+	}
+	start := o.now()
+	p := o.progress("creating branch " + args[0])
+	created, err := o.client().CreateBranch(cmd.Context(), project, req)
+	p.end()
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return o.printJSON(created)
+	}
+	b := created.Branch
+	_, err = fmt.Fprintf(o.out, "created branch %s from %s@seq:%d%s\nconnect with `bough psql %s`\n",
+		b.Ref(), b.Parent, b.ForkSeq, took(o.now().Sub(start)), b.Ref())
+	return err
+}
+
+// took renders how long something took, unless that is nothing.
+func took(d time.Duration) string {
+	switch {
+	case d <= 0:
+		return ""
+	case d < time.Second:
+		return fmt.Sprintf(" in %.1f ms", float64(d)/float64(time.Millisecond))
+	default:
+		return fmt.Sprintf(" in %.2f s", d.Seconds())
+	}
+}

@@ -1,0 +1,13 @@
+package main
+
+import (
+	"os"
+	"time"
+)
+
+func main() {
+	os.Exit(run(&app{
+		in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		args: os.Args[1:], environ: os.Environ(), now: time.Now,
+	}))
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/dustin/go-humanize/english"
+	"github.com/spf13/cobra"
+
+	"github.com/bough-db/bough/api"
+)
+
+// verify is `bough verify`.
+type verify struct{ *app }
+
+func (a *app) verifyCmd() *cobra.Command {
+	o := &verify{app: a}
+	return &cobra.Command{
+		Use:   "verify [PROJECT[/BRANCH]]",
+		Short: "Check that everything stored is whole",
+		Long: "Read everything that a branch, a project or the whole store can reach and check\n" +
+			"it against its checksums. With problems it exits with 1 and names each one.",
+		Example:           "  bough verify\n  bough verify demo/dev",
+		Args:              wantArgs("[PROJECT[/BRANCH]]"),
+		ValidArgsFunction: a.completeBranch(cobra.ShellCompDirectiveNoFileComp),
+		RunE:              o.run,
+	}
+}
+
+func (o *verify) run(cmd *cobra.Command, args []string) error {
+	var scope api.VerifyScope
+	if len(args) > 0 {
+		project, branch, err := branchArg(args[0])
+		if err != nil {
+			return err
+		}
+		scope.Project = project
+		if strings.Contains(args[0], "/") {
+			scope.Branch = branch
+		}
+	}
+	enc := json.NewEncoder(o.out)
+	p := o.progress("checking")
+	var problems []api.VerifyProblem
+	result, err := o.client().Verify(cmd.Context(), scope, func(ev api.VerifyEvent) {
+		if o.json {
+			_ = enc.Encode(ev) // an output that is gone is noticed at the end
+		}
+		if ev.Progress != nil {
+			p.set(fmt.Sprintf("checking %s/%s, %d of %d", ev.Progress.Project, ev.Progress.Branch, ev.Progress.Done+1, ev.Progress.Total))
+		}
+		if ev.Problem != nil {
+			problems = append(problems, *ev.Problem)
+		}
+	})
+	p.end()
+	if err != nil {
+		return err
+	}
+	return o.print(result, problems)
+}
+
+func (o *verify) print(r api.VerifyResult, problems []api.VerifyProblem) error {
+	if o.json {
+		if err := json.NewEncoder(o.out).Encode(api.VerifyEvent{Result: &r}); err != nil {
+			return err
+		}
+	} else {
+		w := o.styled()
+		t := table{header: make([]string, 3)}
+		for _, p := range problems {
+			t.add(p.Project+"/"+p.Branch, orDash(p.Object), alarm(oneLine(p.Detail)))
+		}
+		if err := t.write(w, ""); err != nil {
+			return err
+		}
+		whole := ""
+		if r.Problems == 0 {
+			whole = ", all whole"
+		}
+		if _, err := fmt.Fprintf(w, "checked %s: %s, %s, %s read%s\n", english.Plural(r.Branches, "branch", "branches"),
+			english.Plural(r.Segments, "segment", ""), english.Plural(int(r.Blocks), "block", ""), size(r.Bytes), whole); err != nil {
+			return err
+		}
+	}
+	if r.Problems > 0 {
+		return fmt.Errorf("%s found: what is named above cannot be read as it was written", english.Plural(r.Problems, "problem", ""))
+	}
+	return nil
+}
