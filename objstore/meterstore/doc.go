@@ -3,7 +3,7 @@
 //
 // # Words
 //
-//   - verb: one of the five calls of objstore.Store; see [Verb].
+//   - verb: one of the five calls of objstore.Store; see objstore.Verb.
 //   - refusal: an error that is an answer (objstore.ErrNotExist, ErrExists,
 //     ErrMismatch); counted apart from failures.
 //

@@ -9,37 +9,6 @@ import (
 	"github.com/bough-db/bough/objstore"
 )
 
-// Verb is a kind of request.
-type Verb int
-
-// The verbs, in the order of [Snapshot].
-const (
-	Get    Verb = iota // Get counts Store.Get.
-	ReadAt             // ReadAt counts Store.ReadAt.
-	Put                // Put counts Store.Put.
-	List               // List counts Store.List.
-	Delete             // Delete counts Store.Delete.
-
-	verbs int = iota
-)
-
-// String returns the verb in lower case, as it labels metrics.
-func (v Verb) String() string {
-	switch v {
-	case Get:
-		return "get"
-	case ReadAt:
-		return "read"
-	case Put:
-		return "put"
-	case List:
-		return "list"
-	case Delete:
-		return "delete"
-	}
-	return "unknown"
-}
-
 // Counts is what was counted for one verb.
 type Counts struct {
 	// Requests that have ended, whatever the outcome.
@@ -82,8 +51,8 @@ func (c Counts) Sub(d Counts) Counts {
 	}
 }
 
-// Snapshot holds the counts of every verb, indexed by [Verb].
-type Snapshot [verbs]Counts
+// Snapshot holds the counts of every verb, indexed by objstore.Verb.
+type Snapshot [objstore.Verbs]Counts
 
 // Total returns the sum over all verbs.
 func (s Snapshot) Total() Counts {
@@ -106,7 +75,7 @@ func (s Snapshot) Sub(old Snapshot) Snapshot {
 type Store struct {
 	inner  objstore.Store
 	now    func() time.Time
-	meters [verbs]meter
+	meters [objstore.Verbs]meter
 }
 
 type meter struct {
@@ -144,12 +113,12 @@ func (s *Store) Snapshot() Snapshot {
 	return snap
 }
 
-func (s *Store) begin(v Verb) time.Time {
+func (s *Store) begin(v objstore.Verb) time.Time {
 	s.meters[v].inFlight.Add(1)
 	return s.now()
 }
 
-func (s *Store) end(v Verb, begun time.Time, bytes int, err error) {
+func (s *Store) end(v objstore.Verb, begun time.Time, bytes int, err error) {
 	m := &s.meters[v]
 	m.nanos.Add(int64(s.now().Sub(begun)))
 	m.bytes.Add(int64(bytes))
@@ -166,40 +135,40 @@ func (s *Store) end(v Verb, begun time.Time, bytes int, err error) {
 
 // Get passes the call on and counts it.
 func (s *Store) Get(ctx context.Context, key string) ([]byte, objstore.Info, error) {
-	t := s.begin(Get)
+	t := s.begin(objstore.VerbGet)
 	p, info, err := s.inner.Get(ctx, key)
-	s.end(Get, t, len(p), err)
+	s.end(objstore.VerbGet, t, len(p), err)
 	return p, info, err
 }
 
 // ReadAt passes the call on and counts it.
 func (s *Store) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, objstore.Info, error) {
-	t := s.begin(ReadAt)
+	t := s.begin(objstore.VerbReadAt)
 	n, info, err := s.inner.ReadAt(ctx, key, p, off)
-	s.end(ReadAt, t, n, err)
+	s.end(objstore.VerbReadAt, t, n, err)
 	return n, info, err
 }
 
 // Put passes the call on and counts it.
 func (s *Store) Put(ctx context.Context, key string, data []byte, cond objstore.Condition) (string, error) {
-	t := s.begin(Put)
+	t := s.begin(objstore.VerbPut)
 	tag, err := s.inner.Put(ctx, key, data, cond)
-	s.end(Put, t, len(data), err)
+	s.end(objstore.VerbPut, t, len(data), err)
 	return tag, err
 }
 
 // List passes the call on and counts it.
 func (s *Store) List(ctx context.Context, prefix, after string, limit int) ([]objstore.Info, error) {
-	t := s.begin(List)
+	t := s.begin(objstore.VerbList)
 	infos, err := s.inner.List(ctx, prefix, after, limit)
-	s.end(List, t, 0, err)
+	s.end(objstore.VerbList, t, 0, err)
 	return infos, err
 }
 
 // Delete passes the call on and counts it.
 func (s *Store) Delete(ctx context.Context, key string) error {
-	t := s.begin(Delete)
+	t := s.begin(objstore.VerbDelete)
 	err := s.inner.Delete(ctx, key)
-	s.end(Delete, t, 0, err)
+	s.end(objstore.VerbDelete, t, 0, err)
 	return err
 }
