@@ -1,0 +1,171 @@
+package cow
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/bough-db/bough/wal"
+)
+
+// Branch is a writable block device, attached by this process. Its methods may
+// be called concurrently. See the package doc for how a write travels.
+type Branch struct {
+	store   *Store
+	id      BranchID
+	log     uint16 // index of this branch's own log in lineage
+	lineage []BranchID
+	epoch   uint64
+	unplace func() // gives back the reserved journal file
+
+	ctx    context.Context // ends when the branch is closed in a hurry
+	cancel context.CancelFunc
+	refs   int // guarded by store.mu
+
+	mu         sync.Mutex
+	size       int64
+	open       *batch // takes writes
+	committing *batch // being written to the journal, nil if none
+	leading    bool   // somebody owns journal, and commits, spills or seals
+	leadFree   *sync.Cond
+	leadWanted int
+	nextSeq    wal.Seq
+	failed     error // sticky: nothing is acknowledged any more
+	closing    bool
+	queue      []*liveSegment // sealed, not yet counted as stored, in order
+	stored     wal.SegmentNo  // all segments up to this one are in the store
+	partial    map[uint64]int // blocks being read for a write of a part of them
+	counters   counters
+
+	// journal takes the batches; only the leader changes it, under mu.
+	journal   *liveSegment
+	lastTime  time.Time // of the last barrier; the leader's
+	sealTimer *time.Timer
+	nextSeg   wal.SegmentNo
+	lastCkpt  wal.SegmentNo // newest checkpoint, or the one about to be written
+
+	// foldMu makes a batch's changes to the tree one: whoever wants the tree
+	// and the head that belongs to it takes foldMu first, then treeMu. treeMu
+	// alone is enough to look addresses up.
+	foldMu sync.Mutex
+	treeMu sync.RWMutex
+	tree   tree
+	head   point // the last barrier
+
+	ckptMu     sync.Mutex // one checkpoint is written at a time
+	background sync.WaitGroup
+}
+
+// counters of a branch since it was opened.
+type counters struct {
+	reads, writes, flushes, trims uint64
+	readBytes, writeBytes         uint64
+	batches                       uint64
+}
+
+// BranchStatus is a snapshot of what a branch is doing.
+type BranchStatus struct {
+	ID         BranchID  `json:"id"`
+	Seq        wal.Seq   `json:"seq"`     // the last barrier
+	Segment    uint64    `json:"segment"` // that it lies in
+	Stored     uint64    `json:"stored_segment"`
+	Epoch      uint64    `json:"epoch"`
+	SizeBytes  int64     `json:"size_bytes"`
+	Pending    int       `json:"pending_segments"` // sealed or open journals not yet in the store
+	Exposure   int64     `json:"exposure_bytes"`   // bytes of batches that only the journal has
+	Oldest     time.Time `json:"exposure_since,omitzero"`
+	Reads      uint64    `json:"reads"`
+	Writes     uint64    `json:"writes"`
+	Flushes    uint64    `json:"flushes"`
+	Trims      uint64    `json:"trims"`
+	Batches    uint64    `json:"batches"`
+	ReadBytes  uint64    `json:"read_bytes"`
+	WriteBytes uint64    `json:"write_bytes"`
+	Mode       string    `json:"write_mode"`
+	Error      string    `json:"error,omitempty"` // the sticky failure
+}
+
+// ID returns the branch's id.
+func (b *Branch) ID() BranchID { return b.id }
+
+// Size returns the device's size in bytes.
+func (b *Branch) Size() int64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.size
+}
+
+// WriteThrough reports whether a write is durable when it returns.
+func (b *Branch) WriteThrough() bool { return b.store.opts.WriteThrough }
+
+// Err returns the failure after which nothing is acknowledged, or nil.
+func (b *Branch) Err() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failed
+}
+
+// Status describes the branch.
+func (b *Branch) Status() BranchStatus {
+	b.foldMu.Lock()
+	head := b.head
+	b.foldMu.Unlock()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	st := BranchStatus{
+		ID: b.id, Seq: head.Seq, Segment: uint64(head.Segment), Stored: uint64(b.stored), Epoch: b.epoch,
+		SizeBytes: b.size, Reads: b.counters.reads, Writes: b.counters.writes, Flushes: b.counters.flushes,
+		Trims: b.counters.trims, Batches: b.counters.batches,
+		ReadBytes: b.counters.readBytes, WriteBytes: b.counters.writeBytes, Mode: "flush",
+	}
+	if b.WriteThrough() {
+		st.Mode = "through"
+	}
+	if b.failed != nil {
+		st.Error = b.failed.Error()
+	}
+	for _, ls := range b.queue {
+		st.Pending++
+		st.Exposure += ls.bytes.Load()
+	}
+	if b.journal != nil {
+		st.Pending++
+		st.Exposure += b.journal.bytes.Load()
+	}
+	switch {
+	case len(b.queue) > 0:
+		st.Oldest = b.queue[0].since
+	case b.journal != nil:
+		st.Oldest = b.journal.since
+	}
+	return st
+}
+
+// checkRange tells whether [off, off+n) lies in the device.
+func (b *Branch) checkRange(off, n, size int64) error {
+	if off < 0 || n < 0 || n > size || off > size-n {
+		return fmt.Errorf("bytes %d+%d of a device of %d: %w", off, n, size, ErrOutOfRange)
+	}
+	return nil
+}
+
+// fail records the branch's first failure and returns it. mu is held.
+func (b *Branch) fail(err error) error {
+	if b.failed == nil {
+		b.failed = err
+		b.store.log.Error("branch has failed: no write is acknowledged any more",
+			"branch", b.id, "err", err)
+	}
+	return b.failed
+}
+
+// fork returns the tree at the last barrier for the child with the lineage
+// index log, and the barrier. It waits for nothing but a fold under way.
+func (b *Branch) fork(log uint16) (tree, point) {
+	b.foldMu.Lock()
+	defer b.foldMu.Unlock()
+	b.treeMu.Lock()
+	defer b.treeMu.Unlock()
+	return b.tree.fork(log), b.head
+}

@@ -1,0 +1,360 @@
+package cow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/bough-db/bough/objstore"
+	"golang.org/x/sync/errgroup"
+)
+
+// CreateBranch makes a branch of the project that begins as the last barrier of
+// o.From: two small objects, whatever the size of the data, and no wait for the
+// parent's writers.
+func (s *Store) CreateBranch(ctx context.Context, project, name string, o BranchOptions) (BranchInfo, error) {
+	if err := CheckName(name); err != nil {
+		return BranchInfo{}, err
+	}
+	fail := func(err error) (BranchInfo, error) {
+		return BranchInfo{}, fmt.Errorf("create branch %s/%s: %w", project, name, err)
+	}
+	p, err := s.Project(ctx, project)
+	if err != nil {
+		return BranchInfo{}, err
+	}
+	if _, err := s.resolve(ctx, project, name); err == nil {
+		return fail(ErrExists)
+	} else if !errors.Is(err, ErrNotFound) {
+		return fail(err)
+	}
+	size := int64(0)
+	if o.From == "" {
+		size = p.Size
+	}
+	m, tr, err := s.newManifest(ctx, project, name, o.From, size)
+	if err != nil {
+		return fail(err)
+	}
+	m.Settings = o.Settings
+	if _, err := s.putManifest(ctx, m, objstore.Condition{IfAbsent: true}); err != nil {
+		return fail(err)
+	}
+	if err := s.claimName(ctx, project, name, m.ID); err != nil {
+		s.dropManifest(ctx, m.ID)
+		return fail(err)
+	}
+	s.remember(m.ID, tr)
+	return m.info(), nil
+}
+
+// newManifest prepares a branch that begins as the last barrier of from, or
+// empty. If from is open here the tree at that barrier comes with it.
+func (s *Store) newManifest(ctx context.Context, project, name string, from BranchID, size int64) (*manifest, *tree, error) {
+	id, err := newBranchID(s.random)
+	if err != nil {
+		return nil, nil, err
+	}
+	m := &manifest{ID: id, Project: project, Name: name, Created: s.now().UTC(), Size: size}
+	if from == "" {
+		if m.Size == 0 {
+			m.Size = DefaultSize
+		}
+		m.Lineage = []BranchID{id}
+		return m, nil, nil
+	}
+	pm, _, err := s.readManifest(ctx, from)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !pm.Deleted.IsZero() {
+		return nil, nil, fmt.Errorf("parent branch %s: %w", from, ErrNotFound)
+	}
+	if m.Size == 0 {
+		m.Size = pm.Size
+	}
+	if m.Size < pm.Size {
+		return nil, nil, fmt.Errorf("%w: %d bytes, the parent has %d", ErrInvalidSize, m.Size, pm.Size)
+	}
+	if len(pm.Lineage) >= lineageMax {
+		return nil, nil, fmt.Errorf("branch of %s: %w: %d", from, ErrTooDeep, len(pm.Lineage))
+	}
+	at, tr, err := s.forkPoint(ctx, pm)
+	if err != nil {
+		return nil, nil, err
+	}
+	m.Parent = from
+	m.Fork, m.Lineage = at, append(slices.Clone(pm.Lineage), id)
+	if at.Segment == 0 {
+		// The parent has no log of its own yet: begin where it began, so that
+		// a chain of branches without writes costs nothing.
+		m.Fork, m.Lineage = pm.Fork, append(slices.Clone(pm.Lineage[:len(pm.Lineage)-1]), id)
+	}
+	if tr != nil {
+		tr.log = m.own()
+	}
+	return m, tr, nil
+}
+
+// forkPoint returns the branch's last barrier and, if the branch is open here,
+// the tree at that barrier. It does not wait for the branch's writers.
+func (s *Store) forkPoint(ctx context.Context, m *manifest) (point, *tree, error) {
+	s.mu.Lock()
+	o := s.open[m.ID]
+	s.mu.Unlock()
+	if o != nil {
+		select {
+		case <-o.ready:
+		case <-ctx.Done():
+			return point{}, nil, ctx.Err()
+		}
+		if o.branch != nil {
+			tr, at := o.branch.fork(m.own())
+			return at, &tr, nil
+		}
+	}
+	at, err := s.headOf(ctx, m)
+	return at, nil, err
+}
+
+// remember keeps the tree of a branch made here until it is opened.
+func (s *Store) remember(id BranchID, tr *tree) {
+	if tr != nil {
+		s.forked.Add(id, *tr)
+	}
+}
+
+// isOpen tells whether this process has the branch open.
+func (s *Store) isOpen(id BranchID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open[id] != nil
+}
+
+// claimName gives the name to the branch, if nobody has it.
+func (s *Store) claimName(ctx context.Context, project, name string, id BranchID) error {
+	rec := nameRecord{ID: id}
+	var err error
+	if rec.Nonce, err = newNonce(s.random); err != nil {
+		return err
+	}
+	data, err := encodeRecord(nameKind, &rec)
+	if err != nil {
+		return err
+	}
+	_, err = s.objects.Put(ctx, nameKey(project, name), data, objstore.Condition{IfAbsent: true})
+	if err == nil {
+		return nil
+	}
+	if now, rerr := s.resolve(ctx, project, name); rerr == nil && now == id {
+		return nil
+	}
+	if errors.Is(err, objstore.ErrExists) {
+		return fmt.Errorf("name %s/%s: %w", project, name, ErrExists)
+	}
+	return fmt.Errorf("claim name %s/%s: %w", project, name, err)
+}
+
+// dropManifest removes the manifest of a branch that did not come to be. A
+// failure leaves an orphan that nothing refers to.
+func (s *Store) dropManifest(ctx context.Context, id BranchID) {
+	if err := s.objects.Delete(context.WithoutCancel(ctx), manifestKey(id)); err != nil {
+		s.log.Warn("manifest of a branch that was not created stays behind", "branch", id, "err", err)
+	}
+}
+
+// resolve returns the id of the branch with the name.
+func (s *Store) resolve(ctx context.Context, project, name string) (BranchID, error) {
+	for _, n := range []string{project, name} {
+		if err := CheckName(n); err != nil {
+			return "", err
+		}
+	}
+	data, _, err := s.objects.Get(ctx, nameKey(project, name))
+	if isNotExist(err) {
+		return "", fmt.Errorf("branch %s/%s: %w", project, name, ErrNotFound)
+	}
+	var rec nameRecord
+	if err == nil {
+		err = decodeRecord(nameKind, data, &rec)
+	}
+	if err == nil {
+		err = checkBranchID(rec.ID)
+	}
+	if err != nil {
+		return "", fmt.Errorf("look up branch %s/%s: %w", project, name, err)
+	}
+	return rec.ID, nil
+}
+
+// Branch returns the branch with the name.
+func (s *Store) Branch(ctx context.Context, project, name string) (BranchInfo, error) {
+	id, err := s.resolve(ctx, project, name)
+	if err != nil {
+		return BranchInfo{}, err
+	}
+	return s.BranchByID(ctx, id)
+}
+
+// BranchByID returns the branch with the id, which may have been deleted: its
+// children go on using it.
+func (s *Store) BranchByID(ctx context.Context, id BranchID) (BranchInfo, error) {
+	m, _, err := s.readManifest(ctx, id)
+	if err != nil {
+		return BranchInfo{}, err
+	}
+	return m.info(), nil
+}
+
+// Branches returns the project's branches, by name.
+func (s *Store) Branches(ctx context.Context, project string) ([]BranchInfo, error) {
+	if _, err := s.Project(ctx, project); err != nil {
+		return nil, err
+	}
+	names, err := s.listNames(ctx, namePrefix+project+"/")
+	if err != nil {
+		return nil, err
+	}
+	return gather(ctx, names, func(ctx context.Context, n string) (BranchInfo, error) {
+		return s.Branch(ctx, project, n)
+	})
+}
+
+// UpdateBranch changes the branch's Settings, or makes its device larger.
+func (s *Store) UpdateBranch(ctx context.Context, id BranchID, change func(*BranchInfo) error) error {
+	m, err := s.updateManifest(ctx, id, func(m *manifest) error {
+		info := m.info()
+		if err := change(&info); err != nil {
+			return err
+		}
+		if err := CheckSize(info.Size); err != nil {
+			return err
+		}
+		if info.Size < m.Size {
+			return fmt.Errorf("%w: %d bytes, the device has %d and can not shrink", ErrInvalidSize, info.Size, m.Size)
+		}
+		m.Settings, m.Size = info.Settings, info.Size
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if o := s.open[id]; o != nil && o.branch != nil {
+		o.branch.setSize(m.Size)
+	}
+	return nil
+}
+
+// RenameBranch gives the branch another name in its project.
+func (s *Store) RenameBranch(ctx context.Context, project, name, newName string) error {
+	id, err := s.resolve(ctx, project, name)
+	if err != nil {
+		return err
+	}
+	if err := s.claimName(ctx, project, newName, id); err != nil {
+		return fmt.Errorf("rename branch %s/%s: %w", project, name, err)
+	}
+	if name == newName {
+		return nil
+	}
+	_, err = s.updateManifest(ctx, id, func(m *manifest) error {
+		m.Name = newName
+		return nil
+	})
+	if err == nil {
+		err = s.objects.Delete(ctx, nameKey(project, name))
+	}
+	if err != nil {
+		return fmt.Errorf("rename branch %s/%s: %w", project, name, err)
+	}
+	return nil
+}
+
+// DeleteBranch deletes a branch that is not in use. Its children are not
+// affected: what they share with it stays.
+func (s *Store) DeleteBranch(ctx context.Context, project, name string) error {
+	id, err := s.resolve(ctx, project, name)
+	if err == nil {
+		err = s.deleteBranch(ctx, project, name, id)
+	}
+	return err
+}
+
+func (s *Store) deleteBranch(ctx context.Context, project, name string, id BranchID) error {
+	if s.isOpen(id) {
+		return fmt.Errorf("delete branch %s/%s: %w", project, name, ErrInUse)
+	}
+	_, err := s.updateManifest(ctx, id, func(m *manifest) error {
+		if m.Epoch > 0 && !m.Clean && m.Host != s.opts.Host {
+			return fmt.Errorf("it is attached by host %s: %w", m.Host, ErrInUse)
+		}
+		if m.Deleted.IsZero() {
+			m.Deleted = s.now().UTC()
+		}
+		return nil
+	})
+	if err == nil {
+		err = s.objects.Delete(ctx, nameKey(project, name))
+	}
+	if err != nil {
+		return fmt.Errorf("delete branch %s/%s: %w", project, name, err)
+	}
+	s.forked.Remove(id)
+	return nil
+}
+
+// listNames returns what follows the prefix in the keys below it.
+func (s *Store) listNames(ctx context.Context, prefix string) ([]string, error) {
+	var names []string
+	after := ""
+	for {
+		infos, err := s.objects.List(ctx, prefix, after, 1000)
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", prefix, err)
+		}
+		for _, i := range infos {
+			after = i.Key
+			if n := strings.TrimPrefix(i.Key, prefix); CheckName(n) == nil {
+				names = append(names, n)
+			}
+		}
+		if len(infos) < 1000 {
+			return names, nil
+		}
+	}
+}
+
+// gatherMax is how many records are read at the same time.
+const gatherMax = 16
+
+// gather reads one record for each name, leaving out those that have gone
+// meanwhile.
+func gather[T any](ctx context.Context, names []string, read func(context.Context, string) (T, error)) ([]T, error) {
+	all := make([]T, len(names))
+	gone := make([]bool, len(names))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(gatherMax)
+	for i, n := range names {
+		g.Go(func() (err error) {
+			all[i], err = read(gctx, n)
+			if errors.Is(err, ErrNotFound) {
+				gone[i], err = true, nil
+			}
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	out := all[:0]
+	for i := range all {
+		if !gone[i] {
+			out = append(out, all[i])
+		}
+	}
+	return out, nil
+}

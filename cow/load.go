@@ -1,0 +1,226 @@
+package cow
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/bough-db/bough/wal"
+	"golang.org/x/sync/errgroup"
+)
+
+// loaded is a tree read from the store, and the barrier that it shows.
+type loaded struct {
+	tree     tree
+	lineage  []BranchID
+	at       point
+	ckpt     wal.SegmentNo // newest checkpoint of the log that is not after at; 0 if none
+	hasCkpt  bool
+	replayed int // segments applied on top of it
+}
+
+// logEnd stands for the last segment that a log has.
+const logEnd = wal.SegmentNo(segmentMax)
+
+// footersAhead is how many footers are read at the same time.
+const footersAhead = 8
+
+// load returns the tree of a branch as it was at barrier seq in segment seg; at
+// the end of its log for logEnd. Its cost is one checkpoint and the footers of
+// the segments since, whatever the device's size.
+func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wal.Seq) (*loaded, error) {
+	// A checkpoint shows the end of its segment: for a barrier inside of a
+	// segment the one before it is needed.
+	upTo := seg
+	if seg != logEnd {
+		upTo = seg - min(seg, 1)
+	}
+	last, segs, err := s.listLog(ctx, m.ID, upTo, seg)
+	if err != nil {
+		return nil, err
+	}
+	l := &loaded{lineage: m.Lineage, at: point{Log: m.ID}}
+	if last > 0 {
+		rec, err := s.readCheckpoint(ctx, m.ID, last)
+		if err != nil {
+			return nil, err
+		}
+		l.tree = newTree(&s.gens, m.own())
+		l.tree.root.at = pageAddr{ckpt: rec.Root.Checkpoint, off: rec.Root.Offset, n: rec.Root.Bytes}
+		l.at.Segment, l.at.Seq = rec.Segment, rec.Seq
+		l.ckpt, l.hasCkpt = last, true
+	} else if err := s.loadFork(ctx, m, l); err != nil {
+		return nil, err
+	}
+	if err := s.replay(ctx, m, l, segs, seq); err != nil {
+		return nil, err
+	}
+	if seg != logEnd && l.at.Seq != seq {
+		return nil, fmt.Errorf("log of %s ends at barrier %d, before %d: %w", m.ID, l.at.Seq, seq, ErrCorrupt)
+	}
+	return l, nil
+}
+
+// loadFork starts a tree from where the branch began.
+func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
+	if m.Fork.Log == "" {
+		l.tree = newTree(&s.gens, m.own())
+		return nil
+	}
+	pm, _, err := s.readManifest(ctx, m.Fork.Log)
+	if err != nil {
+		return fmt.Errorf("fork point of %s: %w", m.ID, err)
+	}
+	p, err := s.load(ctx, pm, m.Fork.Segment, m.Fork.Seq)
+	if err != nil {
+		return fmt.Errorf("fork point of %s: %w", m.ID, err)
+	}
+	l.tree = p.tree.fork(m.own())
+	l.at.Seq = m.Fork.Seq
+	return nil
+}
+
+// listLog returns the log's newest checkpoint not after upTo, 0 if none, and
+// the numbers of the segments after it up to seg: those in the store and, of
+// this process, those that are still journals. They must be consecutive.
+func (s *Store) listLog(ctx context.Context, id BranchID, upTo, seg wal.SegmentNo) (last wal.SegmentNo, segs []wal.SegmentNo, err error) {
+	prefix := checkpointPrefix(id)
+	err = s.listNumbers(ctx, prefix, "", func(n wal.SegmentNo) bool {
+		if n <= upTo {
+			last = n
+		}
+		return n < upTo
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	next := last + 1
+	after := ""
+	if last > 0 {
+		after = segmentKey(id, last)
+	}
+	err = s.listNumbers(ctx, segmentPrefix(id), after, func(n wal.SegmentNo) bool {
+		if n == next && n <= seg {
+			segs = append(segs, n)
+			next++
+		}
+		return n < seg
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	// Only a definite "not there" ends a log: a listing may lag behind, and a
+	// journal may have become a segment meanwhile.
+	for ; next <= seg; next++ {
+		if s.findLive(id, next) == nil {
+			_, _, err := s.objects.ReadAt(ctx, segmentKey(id, next), make([]byte, 1), -1)
+			if isNotExist(err) {
+				break
+			}
+			if err != nil {
+				return 0, nil, fmt.Errorf("look for the end of the log of %s: %w", id, err)
+			}
+		}
+		segs = append(segs, next)
+	}
+	if seg != logEnd && next <= seg {
+		return 0, nil, fmt.Errorf("segment %s is missing: %w", segmentKey(id, next), ErrCorrupt)
+	}
+	return last, segs, nil
+}
+
+// listNumbers calls f with the numbers that follow prefix, in order, until it
+// returns false.
+func (s *Store) listNumbers(ctx context.Context, prefix, after string, f func(wal.SegmentNo) bool) error {
+	for {
+		infos, err := s.objects.List(ctx, prefix, after, 1000)
+		if err != nil {
+			return fmt.Errorf("list %s: %w", prefix, err)
+		}
+		for _, i := range infos {
+			after = i.Key
+			n, err := strconv.ParseUint(i.Key[len(prefix):], 10, 64)
+			if err != nil {
+				continue // not one of ours
+			}
+			if !f(wal.SegmentNo(n)) {
+				return nil
+			}
+		}
+		if len(infos) < 1000 {
+			return nil
+		}
+	}
+}
+
+// replay applies the segments' batches up to barrier seq (0: all) to the tree.
+func (s *Store) replay(ctx context.Context, m *manifest, l *loaded, segs []wal.SegmentNo, seq wal.Seq) error {
+	pages := pinned{cache: s.pages, lineage: m.Lineage}
+	for len(segs) > 0 {
+		part := segs[:min(footersAhead, len(segs))]
+		segs = segs[len(part):]
+		batches := make([][]wal.Batch, len(part))
+		g, gctx := errgroup.WithContext(ctx)
+		for i, n := range part {
+			g.Go(func() (err error) {
+				batches[i], err = s.segmentBatches(gctx, m.ID, n)
+				return err
+			})
+		}
+		if err := g.Wait(); err != nil {
+			return err
+		}
+		for i, n := range part {
+			for j := range batches[i] {
+				bt := &batches[i][j]
+				if seq != 0 && bt.Seq > seq {
+					return nil
+				}
+				if bt.Seq != l.at.Seq+1 {
+					return fmt.Errorf("segment %s has barrier %d after %d: %w",
+						segmentKey(m.ID, n), bt.Seq, l.at.Seq, ErrCorrupt)
+				}
+				if err := s.applyBatch(ctx, m, l, n, bt, &pages); err != nil {
+					return err
+				}
+				l.at.Seq, l.at.Segment = bt.Seq, n
+			}
+			l.replayed++
+		}
+	}
+	return nil
+}
+
+func (s *Store) applyBatch(ctx context.Context, m *manifest, l *loaded, n wal.SegmentNo, bt *wal.Batch, pages *pinned) error {
+	for _, e := range bt.Entries {
+		var done uint64
+		for done < e.Count {
+			var at addr
+			if e.Kind == wal.KindData {
+				at = makeAddr(m.own(), n, e.Slot) + addr(done)
+			}
+			c, want := l.tree.set(e.Block+done, e.Count-done, at, pages)
+			done += c
+			if !want.isZero() {
+				if err := s.loadPage(ctx, want, pages); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// segmentBatches returns what a segment of a log did, from its journal if it
+// still is one.
+func (s *Store) segmentBatches(ctx context.Context, log BranchID, n wal.SegmentNo) ([]wal.Batch, error) {
+	if ls := s.findLive(log, n); ls != nil && ls.journal.Ref() {
+		defer ls.journal.Unref()
+		return ls.journal.Batches(), nil
+	}
+	f, err := s.readFooter(ctx, log, n, true)
+	if err != nil {
+		return nil, err
+	}
+	return f.batches, nil
+}

@@ -1,0 +1,286 @@
+package cow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/bough-db/bough/objstore"
+)
+
+func isNotExist(err error) bool { return errors.Is(err, objstore.ErrNotExist) }
+
+// Open attaches the branch to this process, its only writer from then on, and
+// returns it; the same one to everybody while it is open. Each success wants a
+// Close.
+func (s *Store) Open(ctx context.Context, id BranchID) (*Branch, error) {
+	for {
+		s.mu.Lock()
+		if s.closed {
+			s.mu.Unlock()
+			return nil, fmt.Errorf("open branch %s: %w", id, ErrClosed)
+		}
+		if err := s.broken[id]; err != nil {
+			s.mu.Unlock()
+			return nil, fmt.Errorf("open branch %s: %w", id, err)
+		}
+		o := s.open[id]
+		if o == nil {
+			o = &opening{ready: make(chan struct{}), gone: make(chan struct{})}
+			s.open[id] = o
+			s.mu.Unlock()
+			return s.openFirst(ctx, id, o)
+		}
+		if o.branch != nil && o.branch.refs > 0 {
+			o.branch.refs++
+			s.mu.Unlock()
+			return o.branch, nil
+		}
+		s.mu.Unlock()
+		// It is being opened, or closed by the last user: wait, then look again.
+		wait := o.ready
+		select {
+		case <-wait:
+			wait = o.gone
+			s.mu.Lock()
+			up := o.branch != nil && o.branch.refs > 0
+			s.mu.Unlock()
+			if up {
+				continue
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (s *Store) openFirst(ctx context.Context, id BranchID, o *opening) (*Branch, error) {
+	b, err := s.attach(ctx, id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err != nil {
+		delete(s.open, id)
+		o.err = fmt.Errorf("open branch %s: %w", id, err)
+		close(o.ready)
+		close(o.gone)
+		return nil, o.err
+	}
+	b.refs = 1
+	o.branch = b
+	close(o.ready)
+	return b, nil
+}
+
+// attach raises the branch's epoch and loads its tree.
+func (s *Store) attach(ctx context.Context, id BranchID) (*Branch, error) {
+	if err := s.pickUp(ctx, id); err != nil {
+		return nil, err
+	}
+	unplace, err := s.journals.Reserve(string(id))
+	if err != nil {
+		return nil, err
+	}
+	b, err := s.attachReserved(ctx, id)
+	if err != nil {
+		unplace()
+		return nil, err
+	}
+	b.unplace = unplace
+	return b, nil
+}
+
+func (s *Store) attachReserved(ctx context.Context, id BranchID) (*Branch, error) {
+	m, err := s.updateManifest(ctx, id, func(m *manifest) error {
+		switch {
+		case !m.Deleted.IsZero():
+			return fmt.Errorf("branch %s/%s was deleted: %w", m.Project, m.Name, ErrNotFound)
+		case m.Epoch > 0 && !m.Clean && m.Host != s.opts.Host:
+			return fmt.Errorf("branch %s/%s is attached by host %s: %w", m.Project, m.Name, m.Host, ErrInUse)
+		}
+		m.Epoch++
+		m.Host, m.Clean = s.opts.Host, false
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	l := &loaded{at: point{Log: id, Seq: m.Fork.Seq}}
+	tr, ok := s.forked.Get(id)
+	if ok && m.Epoch == 1 {
+		l.tree = tr
+	} else if l, err = s.load(ctx, m, logEnd, 0); err != nil {
+		return nil, err
+	}
+	s.forked.Remove(id)
+	b := &Branch{
+		store: s, id: id, log: m.own(), lineage: m.Lineage, epoch: m.Epoch, size: m.Size,
+		open: newBatch(), nextSeq: l.at.Seq + 1, partial: map[uint64]int{},
+		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, tree: l.tree, head: l.at,
+	}
+	b.leadFree = sync.NewCond(&b.mu)
+	b.ctx, b.cancel = context.WithCancel(s.ctx)
+	return b, nil
+}
+
+// Close gives the branch back. The last Close detaches it: everything is
+// flushed, stored and checkpointed, and the branch is free for other hosts. If
+// ctx ends before that, or the branch has failed, the journals stay on disk and
+// the branch stays this host's.
+func (b *Branch) Close(ctx context.Context) error {
+	s := b.store
+	s.mu.Lock()
+	b.refs--
+	last := b.refs == 0
+	o := s.open[b.id]
+	s.mu.Unlock()
+	if !last || o == nil || o.branch != b {
+		return nil
+	}
+	return s.detach(ctx, o)
+}
+
+// shut detaches a branch that may still be in use: the Store is closing.
+func (s *Store) shut(ctx context.Context, o *opening) error {
+	s.mu.Lock()
+	inUse := o.branch.refs > 0
+	o.branch.refs = 0
+	s.mu.Unlock()
+	if !inUse {
+		select { // somebody's last Close is at it
+		case <-o.gone:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return s.detach(ctx, o)
+}
+
+func (s *Store) detach(ctx context.Context, o *opening) error {
+	b := o.branch
+	err := b.finish(ctx)
+	b.cancel()
+	b.background.Wait()
+	b.abandon()
+	b.unplace()
+	if err == nil {
+		err = b.markClean(ctx)
+	}
+	s.mu.Lock()
+	delete(s.open, b.id)
+	close(o.gone)
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("close branch %s: %w", b.id, err)
+	}
+	return nil
+}
+
+// finish flushes the branch and brings all of it into the store.
+func (b *Branch) finish(ctx context.Context) error {
+	// When time is up, whatever waits inside gives up.
+	stop := context.AfterFunc(ctx, b.cancel)
+	defer stop()
+	b.mu.Lock()
+	err := b.flush()
+	b.closing = true
+	b.lead()
+	if err == nil && b.failed == nil && b.journal != nil {
+		b.seal()
+	}
+	b.releaseLead()
+	if err == nil {
+		err = b.failed
+	}
+	b.mu.Unlock()
+	b.background.Wait()
+	if err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	b.mu.Lock()
+	err = b.failed
+	last := b.stored
+	if err == nil && len(b.queue) > 0 {
+		err = fmt.Errorf("segment %d is not stored", b.queue[0].number)
+	}
+	b.mu.Unlock()
+	if err != nil || last <= b.lastCkpt {
+		return err
+	}
+	b.foldMu.Lock()
+	b.treeMu.Lock()
+	c := &cut{tree: b.tree.fork(b.log), segment: last, seq: b.head.Seq}
+	b.treeMu.Unlock()
+	b.foldMu.Unlock()
+	return b.checkpoint(ctx, c)
+}
+
+// abandon leaves the journals that are not in the store on disk, for a later
+// life to recover.
+func (b *Branch) abandon() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	left := b.queue
+	if b.journal != nil {
+		left = append(left, b.journal)
+	}
+	for _, ls := range left {
+		if !ls.stored {
+			b.store.dropLive(ls)
+			ls.journal.Abandon()
+			b.store.leaveBehind(b.id)
+		}
+	}
+	b.queue, b.journal = nil, nil
+	if b.failed == nil {
+		b.failed = ErrClosed
+	}
+}
+
+// markClean says in the manifest that the branch is detached and where its log
+// ends.
+func (b *Branch) markClean(ctx context.Context) error {
+	_, err := b.store.updateManifest(ctx, b.id, func(m *manifest) error {
+		if m.Epoch != b.epoch {
+			return fmt.Errorf("epoch %d instead of %d: %w", m.Epoch, b.epoch, ErrFenced)
+		}
+		m.Clean = true
+		m.Head = point{Log: b.id, Segment: b.head.Segment, Seq: b.head.Seq}
+		return nil
+	})
+	return err
+}
+
+// headOf returns the last barrier of a branch that is not open here.
+func (s *Store) headOf(ctx context.Context, m *manifest) (point, error) {
+	if m.Epoch == 0 {
+		return point{Log: m.ID, Seq: m.Fork.Seq}, nil
+	}
+	if m.Clean {
+		return m.Head, nil
+	}
+	if err := s.pickUp(ctx, m.ID); err != nil {
+		return point{}, err
+	}
+	l, err := s.load(ctx, m, logEnd, 0)
+	if err != nil {
+		return point{}, err
+	}
+	return l.at, nil
+}
+
+// setSize makes the device larger.
+func (b *Branch) setSize(size int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.size = max(b.size, size)
+}

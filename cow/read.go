@@ -1,0 +1,377 @@
+package cow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/bough-db/bough/cache"
+	"github.com/bough-db/bough/objstore"
+	"github.com/bough-db/bough/wal"
+	"golang.org/x/sync/errgroup"
+)
+
+// ReadAt fills p from offset off. Every byte has been verified against the
+// checksum taken when it was written: what does not match is read again from
+// the store once, and is an error that wraps ErrCorrupt if it still does not.
+func (b *Branch) ReadAt(ctx context.Context, p []byte, off int64) error {
+	b.mu.Lock()
+	err := b.checkRange(off, int64(len(p)), b.size)
+	b.counters.reads++
+	b.counters.readBytes += uint64(len(p))
+	b.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for len(p) > 0 {
+		head := int(off % BlockSize)
+		if head == 0 && len(p) >= BlockSize {
+			n := min(len(p)&^(BlockSize-1), requestBlocks*BlockSize)
+			if err := b.readBlocks(ctx, p[:n], uint64(off/BlockSize)); err != nil {
+				return err
+			}
+			p, off = p[n:], off+int64(n)
+			continue
+		}
+		var block [BlockSize]byte
+		if err := b.readBlocks(ctx, block[:], uint64(off/BlockSize)); err != nil {
+			return err
+		}
+		n := copy(p, block[head:])
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// readBlocks fills p, at most requestBlocks whole blocks, from block first.
+func (b *Branch) readBlocks(ctx context.Context, p []byte, first uint64) error {
+	var (
+		addrs [requestBlocks]addr
+		have  [requestBlocks]bool // the batches had it: in p, or its address
+		n     = len(p) / BlockSize
+		rest  = n
+	)
+	b.mu.Lock()
+	if !b.open.empty() || b.committing != nil {
+		for i := range n {
+			l, ok := b.open.lookup(first + uint64(i))
+			if !ok && b.committing != nil {
+				l, ok = b.committing.lookup(first + uint64(i))
+			}
+			if !ok {
+				continue
+			}
+			have[i], addrs[i] = true, l.at
+			rest--
+			block := p[i*BlockSize : (i+1)*BlockSize]
+			if l.rec != nil {
+				copy(block, l.rec.Block(int(l.idx)))
+				addrs[i] = addrDone
+			}
+		}
+	}
+	b.mu.Unlock()
+	if rest > 0 {
+		var at [requestBlocks]addr
+		if err := b.lookup(ctx, first, at[:n]); err != nil {
+			return err
+		}
+		for i := range n {
+			if !have[i] {
+				addrs[i] = at[i]
+			}
+		}
+	}
+	if err := b.store.readAddrs(ctx, b.lineage, addrs[:n], p); err != nil {
+		return fmt.Errorf("read branch %s at block %d: %w", b.id, first, err)
+	}
+	return nil
+}
+
+// addrDone marks a block that needs no reading any more.
+const addrDone = ^addr(0)
+
+// lookup finds the addresses of consecutive blocks in the tree.
+func (b *Branch) lookup(ctx context.Context, first uint64, out []addr) error {
+	pages := pinned{cache: b.store.pages, lineage: b.lineage}
+	for done := 0; ; {
+		b.treeMu.RLock()
+		n, want := b.tree.lookup(first+uint64(done), out[done:], &pages)
+		b.treeMu.RUnlock()
+		if want.isZero() {
+			return nil
+		}
+		done += n
+		if err := b.store.loadPage(ctx, want, &pages); err != nil {
+			return err
+		}
+	}
+}
+
+// fetch is the blocks of a request that one frame, or one run of slots of a
+// journal, holds.
+type fetch struct {
+	log   BranchID
+	seg   wal.SegmentNo
+	frame int
+	ix    *segmentIndex
+	dst   []int // block of the request, by position in src
+	src   []int // block of the frame
+}
+
+// readAddrs fills p with the blocks at the addresses. Frames that are not in
+// memory are fetched at the same time.
+func (s *Store) readAddrs(ctx context.Context, lineage []BranchID, addrs []addr, p []byte) error {
+	var fetches []fetch
+	for i := 0; i < len(addrs); {
+		a := addrs[i]
+		switch {
+		case a == addrDone:
+			i++
+			continue
+		case a == 0:
+			clear(p[i*BlockSize : (i+1)*BlockSize])
+			i++
+			continue
+		case int(a.log()) >= len(lineage):
+			return fmt.Errorf("address %v of %d logs: %w", a, len(lineage), ErrCorrupt)
+		}
+		log, seg := lineage[a.log()], a.segment()
+		n := 1
+		for i+n < len(addrs) && addrs[i+n].segmentKey() == a.segmentKey() {
+			n++
+		}
+		done, err := s.readLive(log, seg, addrs[i:i+n], p[i*BlockSize:(i+n)*BlockSize])
+		if err != nil {
+			return err
+		}
+		if !done {
+			ix, err := s.segmentIndex(ctx, log, seg)
+			if err != nil {
+				return err
+			}
+			for j := i; j < i+n; j++ {
+				frame, pos, ok := ix.find(addrs[j].slot())
+				if !ok {
+					return fmt.Errorf("segment %s has no slot %d: %w", segmentKey(log, seg), addrs[j].slot(), ErrCorrupt)
+				}
+				fetches = addFetch(fetches, log, seg, frame, ix, j, pos)
+			}
+		}
+		i += n
+	}
+	return s.fetchAll(ctx, fetches, p)
+}
+
+func addFetch(fs []fetch, log BranchID, seg wal.SegmentNo, frame int, ix *segmentIndex, dst, src int) []fetch {
+	for i := len(fs) - 1; i >= 0; i-- {
+		if f := &fs[i]; f.frame == frame && f.seg == seg && f.log == log {
+			f.dst, f.src = append(f.dst, dst), append(f.src, src)
+			return fs
+		}
+	}
+	return append(fs, fetch{log: log, seg: seg, frame: frame, ix: ix, dst: []int{dst}, src: []int{src}})
+}
+
+// readLive reads blocks of a segment that is still a journal of this process.
+// It returns false when it is not.
+func (s *Store) readLive(log BranchID, seg wal.SegmentNo, addrs []addr, p []byte) (bool, error) {
+	ls := s.findLive(log, seg)
+	if ls == nil || !ls.journal.Ref() {
+		return false, nil
+	}
+	defer ls.journal.Unref()
+	for i := 0; i < len(addrs); {
+		n := 1
+		for i+n < len(addrs) && addrs[i+n] == addrs[i]+addr(n) {
+			n++
+		}
+		if err := ls.journal.ReadAt(p[i*BlockSize:(i+n)*BlockSize], addrs[i].slot()); err != nil {
+			if errors.Is(err, wal.ErrCorrupt) {
+				err = fmt.Errorf("%w: %w", err, ErrCorrupt)
+			}
+			return true, err
+		}
+		i += n
+	}
+	return true, nil
+}
+
+// fetchesMax is how many frames one request fetches at the same time.
+const fetchesMax = 8
+
+func (s *Store) fetchAll(ctx context.Context, fetches []fetch, p []byte) error {
+	one := func(ctx context.Context, f *fetch) error {
+		blocks, err := s.frame(ctx, f.log, f.seg, f.frame, f.ix.frames[f.frame])
+		if err != nil {
+			return err
+		}
+		for i, d := range f.dst {
+			copy(p[d*BlockSize:(d+1)*BlockSize], blocks[f.src[i]*BlockSize:])
+		}
+		return nil
+	}
+	if len(fetches) == 1 {
+		return one(ctx, &fetches[0])
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(fetchesMax)
+	for i := range fetches {
+		g.Go(func() error { return one(gctx, &fetches[i]) })
+	}
+	return g.Wait()
+}
+
+// frame returns the blocks of a frame, shared and read-only: from memory, the
+// disk cache or the store, in this order, fetched once however many wait.
+func (s *Store) frame(ctx context.Context, log BranchID, seg wal.SegmentNo, n int, info frameInfo) ([]byte, error) {
+	key := cache.Key{Log: string(log), Segment: uint64(seg), Frame: uint32(n)}
+	if blocks, ok := s.opts.Memory.Get(key); ok {
+		return blocks, nil
+	}
+	ch := s.frameFlight.DoChan(fmt.Sprint(log, seg, n), func() (any, error) {
+		// Not under the first caller's context: others wait for it too.
+		blocks, err := s.fetchFrame(s.ctx, key, log, seg, info)
+		if err == nil {
+			s.opts.Memory.Put(key, blocks)
+		}
+		return blocks, err
+	})
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-ch:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.([]byte), nil
+	}
+}
+
+func (s *Store) fetchFrame(ctx context.Context, key cache.Key, log BranchID, seg wal.SegmentNo, info frameInfo) ([]byte, error) {
+	blocks := make([]byte, 0, int(info.n)*BlockSize)
+	if s.opts.Frames != nil {
+		if stored, ok := s.opts.Frames.Get(key, nil); ok {
+			if out, err := decodeFrame(s.zr, info, stored, blocks); err == nil {
+				return out, nil
+			}
+			s.log.Warn("cached frame does not match: fetching it again", "segment", segmentKey(log, seg), "frame", key.Frame)
+		}
+	}
+	stored := make([]byte, info.size)
+	var err error
+	for range 2 {
+		var got int
+		got, _, err = s.objects.ReadAt(ctx, segmentKey(log, seg), stored, int64(info.off))
+		if err != nil {
+			break
+		}
+		var out []byte
+		if out, err = decodeFrame(s.zr, info, stored[:got], blocks); err == nil {
+			if s.opts.Frames != nil {
+				s.opts.Frames.Put(key, stored)
+			}
+			return out, nil
+		}
+		s.log.Error("frame is damaged", "segment", segmentKey(log, seg), "frame", key.Frame, "err", err)
+	}
+	return nil, fmt.Errorf("read frame %d of segment %s: %w", key.Frame, segmentKey(log, seg), err)
+}
+
+// fillCache writes the frames of a segment that this process made through to
+// the disk cache.
+func (s *Store) fillCache(head segmentHead, data []byte) {
+	if s.opts.Frames == nil {
+		return
+	}
+	t, err := decodeTrailer(data[len(data)-segmentTrailer:], int64(len(data)))
+	if err != nil {
+		return
+	}
+	f, err := decodeFooter(s.zr, t, data[t.off:t.off+t.size], false)
+	if err != nil {
+		return
+	}
+	for i, fr := range f.index.frames {
+		key := cache.Key{Log: string(head.Log), Segment: uint64(head.Number), Frame: uint32(i)}
+		s.opts.Frames.Put(key, data[fr.off:fr.off+fr.size])
+	}
+}
+
+// indexKey names a segment.
+type indexKey struct {
+	log BranchID
+	seg wal.SegmentNo
+}
+
+// segmentIndex returns where the slots of a stored segment are.
+func (s *Store) segmentIndex(ctx context.Context, log BranchID, seg wal.SegmentNo) (*segmentIndex, error) {
+	key := indexKey{log, seg}
+	if ix, ok := s.indexes.Get(key); ok {
+		return ix, nil
+	}
+	ch := s.indexFlight.DoChan(segmentKey(log, seg), func() (any, error) {
+		f, err := s.readFooter(s.ctx, log, seg, false)
+		if err != nil {
+			return nil, err
+		}
+		s.indexes.Add(key, &f.index)
+		return &f.index, nil
+	})
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case r := <-ch:
+		if r.Err != nil {
+			return nil, r.Err
+		}
+		return r.Val.(*segmentIndex), nil
+	}
+}
+
+// readFooter reads a segment's footer from the store: one read of its tail, two
+// if it is uncommonly long. What does not check out is read once more.
+func (s *Store) readFooter(ctx context.Context, log BranchID, seg wal.SegmentNo, batches bool) (*footer, error) {
+	key := segmentKey(log, seg)
+	f, err := s.readFooterOnce(ctx, key, batches)
+	if errors.Is(err, ErrCorrupt) {
+		f, err = s.readFooterOnce(ctx, key, batches)
+	}
+	if errors.Is(err, objstore.ErrNotExist) {
+		return nil, fmt.Errorf("segment %s: %w: %w", key, err, ErrCorrupt)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read segment %s: %w", key, err)
+	}
+	if f.head.Log != log || f.head.Number != seg {
+		return nil, fmt.Errorf("segment %s is number %d of %s: %w", key, f.head.Number, f.head.Log, ErrCorrupt)
+	}
+	return f, nil
+}
+
+func (s *Store) readFooterOnce(ctx context.Context, key string, batches bool) (*footer, error) {
+	buf := make([]byte, segmentTail)
+	got, info, err := s.objects.ReadAt(ctx, key, buf, -segmentTail)
+	if err != nil {
+		return nil, err
+	}
+	buf = buf[:got]
+	if got < segmentTrailer {
+		return nil, fmt.Errorf("%d bytes: %w", info.Size, ErrCorrupt)
+	}
+	t, err := decodeTrailer(buf[got-segmentTrailer:], info.Size)
+	if err != nil {
+		return nil, err
+	}
+	packed := buf[:got-segmentTrailer]
+	if t.size > uint64(len(packed)) {
+		packed = make([]byte, t.size)
+		if got, _, err = s.objects.ReadAt(ctx, key, packed, int64(t.off)); err != nil {
+			return nil, err
+		}
+		packed = packed[:got]
+	} else {
+		packed = packed[uint64(len(packed))-t.size:]
+	}
+	return decodeFooter(s.zr, t, packed, batches)
+}

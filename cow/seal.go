@@ -1,0 +1,248 @@
+package cow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/bough-db/bough/objstore"
+	"github.com/bough-db/bough/wal"
+)
+
+// liveSegment is a segment that is still a journal file: being filled, or
+// sealed and on its way to the store.
+type liveSegment struct {
+	log     BranchID
+	number  wal.SegmentNo
+	journal *wal.Journal
+	since   time.Time    // when its first barrier was acknowledged
+	bytes   atomic.Int64 // of its batches
+	lastSeq wal.Seq      // once sealed
+	stored  bool         // guarded by the branch's mu
+	cut     *cut         // the tree at its end, if a checkpoint is due there
+}
+
+// cut is a tree of which a checkpoint is to be written.
+type cut struct {
+	tree    tree
+	segment wal.SegmentNo
+	seq     wal.Seq
+}
+
+// ensureJournal sees to it that the open batch fits in the journal, sealing and
+// replacing the one that is too full. It waits while the journals' budget is
+// used up: that is how a slow store slows writers down. The caller leads; mu is
+// held, but for the waiting.
+func (b *Branch) ensureJournal(spill bool) error {
+	for {
+		if b.failed != nil {
+			return b.failed
+		}
+		bt := b.open
+		if bt.journal != nil {
+			return nil // room was left when its first part was spilled
+		}
+		want := bt.slots + 1
+		if spill {
+			want = batchSlotsSpan
+		}
+		if b.journal != nil {
+			if b.journal.journal.Room() >= want {
+				return nil
+			}
+			b.seal()
+		}
+		number := b.nextSeg
+		b.mu.Unlock()
+		j, err := b.createJournal(number)
+		b.mu.Lock()
+		if err != nil {
+			return err
+		}
+		ls := &liveSegment{log: b.id, number: number, journal: j}
+		b.nextSeg++
+		b.journal = ls
+		b.store.addLive(ls)
+	}
+}
+
+// createJournal gets a journal file for the segment. On a full disk it waits a
+// while for space before it gives up; nothing is lost, and the next try may
+// succeed.
+func (b *Branch) createJournal(number wal.SegmentNo) (*wal.Journal, error) {
+	h := wal.Header{Log: string(b.id), Segment: number, Epoch: b.epoch}
+	ctx, cancel := context.WithTimeout(b.ctx, b.store.opts.FullWait)
+	defer cancel()
+	for {
+		j, err := b.store.journals.Create(b.ctx, h)
+		if err == nil || !errors.Is(err, wal.ErrFull) {
+			return j, err
+		}
+		b.store.log.Warn("no room for a journal file: writes wait", "branch", b.id, "err", err)
+		if !pause(ctx, fullPoll) {
+			return nil, fmt.Errorf("write to branch %s: %w", b.id, err)
+		}
+	}
+}
+
+// fullPoll is how often a full disk is tried again: nobody tells when space
+// comes back.
+const fullPoll = 250 * time.Millisecond
+
+// pause waits for d and returns true, or returns false when ctx ends first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// armSeal has the journal sealed a while after its first barrier. mu is held.
+func (b *Branch) armSeal(ls *liveSegment) {
+	b.background.Add(1)
+	b.sealTimer = time.AfterFunc(b.store.opts.SealAfter, func() {
+		defer b.background.Done()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.lead()
+		defer b.releaseLead()
+		if b.journal != ls || b.failed != nil {
+			return
+		}
+		if b.open.journal == ls && b.commit() != nil {
+			return // the open batch has spilled into it, and has to be whole first
+		}
+		if b.journal == ls {
+			b.seal()
+		}
+	})
+}
+
+// seal ends the journal and sends it on its way to the store. No batch is half
+// in it. The caller leads; mu is held.
+func (b *Branch) seal() {
+	ls := b.journal
+	b.journal = nil
+	if b.sealTimer != nil && b.sealTimer.Stop() {
+		b.background.Done()
+	}
+	b.sealTimer = nil
+	ls.lastSeq = b.nextSeq - 1
+	b.foldMu.Lock()
+	b.treeMu.Lock()
+	if ls.number >= b.lastCkpt+wal.SegmentNo(b.store.opts.CheckpointSegments) ||
+		b.tree.unsaved >= b.store.opts.DirtyPages {
+		b.cutCheckpoint(ls)
+	}
+	b.treeMu.Unlock()
+	b.foldMu.Unlock()
+	b.queue = append(b.queue, ls)
+	b.background.Add(1)
+	go func() {
+		defer b.background.Done()
+		b.upload(ls)
+	}()
+}
+
+// cutCheckpoint takes the tree as it is, at the end of the segment. foldMu and
+// treeMu are held.
+func (b *Branch) cutCheckpoint(ls *liveSegment) {
+	ls.cut = &cut{tree: b.tree.fork(b.log), segment: ls.number, seq: b.head.Seq}
+	b.tree.unsaved = 0
+	b.lastCkpt = ls.number
+}
+
+// upload stores a sealed segment, counts it in order, and gives its journal file
+// back. It goes on trying until the branch is closed in a hurry.
+func (b *Branch) upload(ls *liveSegment) {
+	if err := b.store.putJournal(b.ctx, ls.journal, b.epoch); err != nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.ctx.Err() == nil {
+			b.fail(err)
+		}
+		return
+	}
+	b.store.dropLive(ls)
+	ls.journal.Release()
+	b.mu.Lock()
+	ls.stored = true
+	var cuts []*cut
+	for len(b.queue) > 0 && b.queue[0].stored {
+		if b.queue[0].cut != nil {
+			cuts = append(cuts, b.queue[0].cut)
+		}
+		b.stored = b.queue[0].number
+		b.queue = slices.Delete(b.queue, 0, 1)
+	}
+	b.mu.Unlock()
+	for _, c := range cuts {
+		if err := b.checkpoint(b.ctx, c); err != nil && b.ctx.Err() == nil {
+			// The log has everything: a later checkpoint will do.
+			b.store.log.Warn("checkpoint not written", "branch", b.id, "segment", c.segment, "err", err)
+		}
+	}
+}
+
+// putJournal encodes a sealed journal and puts it into the store, with retries
+// until ctx ends. It returns ErrFenced when another writer has the number.
+func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64) error {
+	h := j.Header()
+	head := segmentHead{
+		Log: BranchID(h.Log), Number: h.Segment, Epoch: epoch, Nonce: j.Nonce(),
+		Host: s.opts.Host, Created: h.Created.UnixNano(),
+	}
+	key := segmentKey(head.Log, head.Number)
+	enc, err := s.encoders.take(ctx)
+	if err != nil {
+		return fmt.Errorf("put %s: %w", key, err)
+	}
+	defer s.encoders.give(enc)
+	data, err := enc.encode(head, j.Batches(), j, j.End())
+	if err != nil {
+		return fmt.Errorf("pack segment %s: %w", key, err)
+	}
+	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
+		err := s.putSegment(ctx, key, head, data)
+		if err == nil || errors.Is(err, ErrFenced) || errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		s.log.Warn("segment not stored yet: will try again", "key", key, "err", err)
+		if !pause(ctx, wait) {
+			return fmt.Errorf("put %s: %w", key, err)
+		}
+	}
+}
+
+// How long to wait before a store that failed is tried again.
+const (
+	retryFirst = 100 * time.Millisecond
+	retryMax   = 5 * time.Second
+)
+
+// putSegment puts a segment once. An answer that leaves open what happened is
+// settled by reading the object back.
+func (s *Store) putSegment(ctx context.Context, key string, head segmentHead, data []byte) error {
+	_, err := s.objects.Put(ctx, key, data, objstore.Condition{IfAbsent: true})
+	if err == nil {
+		s.fillCache(head, data)
+		return nil
+	}
+	f, rerr := s.readFooter(ctx, head.Log, head.Number, false)
+	switch {
+	case rerr == nil && f.head.Nonce == head.Nonce:
+		return nil
+	case rerr == nil:
+		return fmt.Errorf("segment %s was written by %s in epoch %d: %w", key, f.head.Host, f.head.Epoch, ErrFenced)
+	case errors.Is(rerr, ErrCorrupt) && !errors.Is(rerr, objstore.ErrNotExist):
+		return rerr
+	}
+	return err
+}

@@ -1,0 +1,308 @@
+package cow
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/bough-db/bough/cache"
+	"github.com/bough-db/bough/objstore"
+	"github.com/bough-db/bough/wal"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sync/singleflight"
+)
+
+// Options of a Store. Objects and Journals are needed; the zero value of every
+// other field is a safe default.
+type Options struct {
+	// Objects is where everything ends up. The Store does not close it.
+	Objects objstore.Store
+	// Journals is where a write is first. The Store does not close it.
+	Journals *wal.Pool
+	// Frames is the cache on local disk. Default: none.
+	Frames *cache.Frames
+	// Memory is the cache of frames as they are read. Default: 64 MiB.
+	Memory *cache.Memory
+	// Host names this host, so that it knows a branch it has attached itself.
+	// Default: "local".
+	Host string
+	// WriteThrough makes every write durable before it is acknowledged.
+	WriteThrough bool
+	// SealAfter is how long after its first barrier a journal is sent to the
+	// store. Default: 2 s.
+	SealAfter time.Duration
+	// CheckpointSegments is how many segments a checkpoint is written after.
+	// Default: 64.
+	CheckpointSegments int
+	// DirtyPages is how many changed tree pages a branch holds in memory before
+	// it writes a checkpoint. Default: 8192, at most 40 MiB.
+	DirtyPages int
+	// Pages is how many unchanged tree pages are kept in memory, for all
+	// branches together. Default: 4096, at most 32 MiB.
+	Pages int
+	// Indexes is how many segment indexes are kept in memory. Default: 1024, at
+	// most 24 MiB.
+	Indexes int
+	// Uploads is how many segments are packed and stored at the same time; each
+	// takes up to 40 MiB of memory. Default: 2.
+	Uploads int
+	// FullWait is how long a write waits for space on a full journal disk
+	// before it fails. Default: 20 s.
+	FullWait time.Duration
+	// Now is the clock of barriers. Default: time.Now.
+	Now func() time.Time
+	// Random gives ids and nonces. Default: crypto/rand.
+	Random io.Reader
+	// Logger takes what an operator should know. Default: slog.Default().
+	Logger *slog.Logger
+}
+
+func (o *Options) setDefaults() error {
+	def := func(p *int, v int) {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	def(&o.CheckpointSegments, 64)
+	def(&o.DirtyPages, 8192)
+	def(&o.Pages, 4096)
+	def(&o.Indexes, 1024)
+	def(&o.Uploads, 2)
+	if o.Host == "" {
+		o.Host = "local"
+	}
+	if o.SealAfter == 0 {
+		o.SealAfter = 2 * time.Second
+	}
+	if o.FullWait == 0 {
+		o.FullWait = 20 * time.Second
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+	if o.Memory == nil {
+		o.Memory = cache.NewMemory(64 << 20)
+	}
+	if o.Objects == nil || o.Journals == nil {
+		return errors.New("open store: no object store or no journals given")
+	}
+	for _, n := range []int{o.CheckpointSegments, o.DirtyPages, o.Pages, o.Indexes, o.Uploads} {
+		if n < 0 {
+			return errors.New("open store: a negative limit")
+		}
+	}
+	return nil
+}
+
+// Store holds the projects and branches of one object store, for one process.
+// Its methods may be called concurrently.
+type Store struct {
+	opts     Options
+	objects  objstore.Store
+	journals *wal.Pool
+	log      *slog.Logger
+	random   io.Reader
+	gens     generations
+	pages    *pageCache
+	indexes  *lru.Cache[indexKey, *segmentIndex]
+	zr       *zstd.Decoder
+	encoders *encoders
+
+	frameFlight, indexFlight singleflight.Group
+
+	ctx    context.Context // ends with the Store
+	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	closed bool
+	open   map[BranchID]*opening
+	forked *lru.Cache[BranchID, tree] // trees of branches made here and not opened yet
+	broken map[BranchID]error         // branches whose journals could not be recovered
+	left   map[BranchID]bool          // branches that left journals on disk when they were closed
+
+	recoverMu sync.Mutex // one recovery at a time
+
+	liveMu sync.RWMutex
+	live   map[indexKey]*liveSegment
+}
+
+// opening is a branch that is open, being opened or being closed.
+type opening struct {
+	branch *Branch
+	err    error
+	ready  chan struct{} // closed when branch or err is set
+	gone   chan struct{} // closed when the branch has been closed
+}
+
+// formatRecord says what the store is. A later version of the layout has a
+// later version of this record.
+type formatRecord struct {
+	UUID    nonce     `json:"uuid"`
+	Created time.Time `json:"created"`
+}
+
+const formatKind = "store"
+
+// OpenStore opens the store, making it if there is none, and sends to it what
+// journals of an earlier life hold. A journal that can not be recovered is kept
+// and makes its branch refuse to open; everything else is not affected.
+func OpenStore(ctx context.Context, opts Options) (*Store, error) {
+	if err := opts.setDefaults(); err != nil {
+		return nil, err
+	}
+	s := &Store{
+		opts: opts, objects: opts.Objects, journals: opts.Journals, log: opts.Logger, random: opts.Random,
+		open: map[BranchID]*opening{}, broken: map[BranchID]error{}, left: map[BranchID]bool{},
+		live: map[indexKey]*liveSegment{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	var err error
+	if s.pages, err = newPageCache(opts.Pages); err != nil {
+		return nil, err
+	}
+	if s.indexes, err = lru.New[indexKey, *segmentIndex](opts.Indexes); err != nil {
+		return nil, fmt.Errorf("make index cache: %w", err)
+	}
+	if s.forked, err = lru.New[BranchID, tree](16); err != nil {
+		return nil, fmt.Errorf("make tree cache: %w", err)
+	}
+	s.zr, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)),
+		zstd.WithDecoderMaxMemory(footerBytesMax))
+	if err != nil {
+		return nil, fmt.Errorf("make decompressor: %w", err)
+	}
+	if s.encoders, err = newEncoders(opts.Uploads); err != nil {
+		return nil, err
+	}
+	if err := s.checkFormat(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.recover(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// checkFormat reads the format object, or makes it in an empty store.
+func (s *Store) checkFormat(ctx context.Context) error {
+	data, _, err := s.objects.Get(ctx, formatKey)
+	if errors.Is(err, objstore.ErrNotExist) {
+		// Do not plant our flag among somebody else's objects.
+		others, lerr := s.objects.List(ctx, "", "", 1)
+		if lerr != nil {
+			return fmt.Errorf("open store: %w", lerr)
+		}
+		if len(others) > 0 {
+			return fmt.Errorf("open store: it holds %q but no format object: it is not a bough store, or a damaged one", others[0].Key)
+		}
+		rec := formatRecord{Created: s.now().UTC()}
+		if rec.UUID, err = newNonce(s.random); err != nil {
+			return err
+		}
+		if data, err = encodeRecord(formatKind, &rec); err != nil {
+			return err
+		}
+		_, err = s.objects.Put(ctx, formatKey, data, objstore.Condition{IfAbsent: true})
+		if err != nil && !errors.Is(err, objstore.ErrExists) {
+			return fmt.Errorf("make store: %w", err)
+		}
+		data, _, err = s.objects.Get(ctx, formatKey)
+	}
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	var rec formatRecord
+	if err := decodeRecord(formatKind, data, &rec); err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) now() time.Time { return s.opts.Now() }
+
+// Close closes every branch that is still open, and the Store. Journals that
+// could not be stored before ctx ended stay on disk for the next life.
+func (s *Store) Close(ctx context.Context) error {
+	s.mu.Lock()
+	s.closed = true
+	var all []*opening
+	for _, o := range s.open {
+		all = append(all, o)
+	}
+	s.mu.Unlock()
+	var wg sync.WaitGroup
+	errs := make([]error, len(all))
+	for i, o := range all {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			<-o.ready
+			if o.branch != nil {
+				errs[i] = s.shut(ctx, o)
+			}
+		}()
+	}
+	wg.Wait()
+	s.cancel()
+	s.zr.Close()
+	return errors.Join(errs...)
+}
+
+// Live segments: those that are still journals of this process.
+
+func (s *Store) addLive(ls *liveSegment) {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	s.live[indexKey{ls.log, ls.number}] = ls
+}
+
+func (s *Store) dropLive(ls *liveSegment) {
+	s.liveMu.Lock()
+	defer s.liveMu.Unlock()
+	delete(s.live, indexKey{ls.log, ls.number})
+}
+
+func (s *Store) findLive(log BranchID, seg wal.SegmentNo) *liveSegment {
+	s.liveMu.RLock()
+	defer s.liveMu.RUnlock()
+	return s.live[indexKey{log, seg}]
+}
+
+// encoders hands out the few segment encoders, first come first served.
+type encoders struct{ free chan *segmentEncoder }
+
+func newEncoders(n int) (*encoders, error) {
+	e := &encoders{free: make(chan *segmentEncoder, n)}
+	for range n {
+		enc, err := newSegmentEncoder()
+		if err != nil {
+			return nil, err
+		}
+		e.free <- enc
+	}
+	return e, nil
+}
+
+func (e *encoders) take(ctx context.Context) (*segmentEncoder, error) {
+	select {
+	case enc := <-e.free:
+		return enc, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (e *encoders) give(enc *segmentEncoder) { e.free <- enc }

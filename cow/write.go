@@ -1,0 +1,407 @@
+package cow
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/bough-db/bough/wal"
+)
+
+// WriteAt writes p at offset off. A request of up to 1 MiB is in one batch:
+// after a crash it is there whole or not at all. In write-through mode it is
+// durable when WriteAt returns nil.
+func (b *Branch) WriteAt(ctx context.Context, p []byte, off int64) error {
+	b.mu.Lock()
+	if err := b.checkRange(off, int64(len(p)), b.size); err != nil {
+		b.mu.Unlock()
+		return err
+	}
+	b.counters.writes++
+	b.counters.writeBytes += uint64(len(p))
+	b.mu.Unlock()
+	for len(p) > 0 {
+		n := min(len(p), requestBlocks*BlockSize-int(off%BlockSize))
+		if err := b.writePart(ctx, p[:n], off); err != nil {
+			return err
+		}
+		p, off = p[n:], off+int64(n)
+	}
+	return nil
+}
+
+// writePart writes what fits in one batch.
+func (b *Branch) writePart(ctx context.Context, p []byte, off int64) error {
+	first := uint64(off / BlockSize)
+	head := int(off % BlockSize)
+	tail := (head + len(p)) % BlockSize
+	if head == 0 && tail == 0 {
+		b.mu.Lock()
+		if err := b.admit(); err != nil {
+			b.mu.Unlock()
+			return err
+		}
+		for i := 0; i < len(p); i += BlockSize {
+			b.putBlock(first+uint64(i/BlockSize), p[i:i+BlockSize])
+		}
+		return b.wrote()
+	}
+	// Read what the request leaves of its first and last block.
+	last := uint64((off + int64(len(p)) - 1) / BlockSize)
+	edges := []uint64{first}
+	if last != first {
+		edges = append(edges, last)
+	}
+	whole := make([]byte, (last-first+1)*BlockSize)
+	for {
+		b.mu.Lock()
+		for _, e := range edges {
+			b.partial[e]++
+		}
+		b.mu.Unlock()
+		err := b.readEdges(ctx, whole, first, edges)
+		b.mu.Lock()
+		again := b.endPartial(edges)
+		if err == nil && !again {
+			err = b.admit()
+		}
+		if err != nil {
+			b.mu.Unlock()
+			return err
+		}
+		if !again {
+			break
+		}
+		b.mu.Unlock()
+	}
+	copy(whole[head:], p)
+	for i := 0; i < len(whole); i += BlockSize {
+		b.putBlock(first+uint64(i/BlockSize), whole[i:i+BlockSize])
+	}
+	return b.wrote()
+}
+
+func (b *Branch) readEdges(ctx context.Context, whole []byte, first uint64, edges []uint64) error {
+	for _, e := range edges {
+		at := (e - first) * BlockSize
+		if err := b.readBlocks(ctx, whole[at:at+BlockSize], e); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// partialStale is added to partial when the block changed after it was read.
+const partialStale = 1 << 20
+
+// endPartial takes the blocks off the list of those being read for a partial
+// write and tells whether one of them has changed since. mu is held.
+func (b *Branch) endPartial(edges []uint64) (again bool) {
+	for _, e := range edges {
+		n := b.partial[e]
+		again = again || n >= partialStale
+		if n--; n&(partialStale-1) == 0 {
+			delete(b.partial, e)
+		} else {
+			b.partial[e] = n
+		}
+	}
+	return again
+}
+
+// putBlock copies one block into the open batch. mu is held.
+func (b *Branch) putBlock(block uint64, p []byte) {
+	if len(b.partial) > 0 {
+		if n, ok := b.partial[block]; ok {
+			b.partial[block] = n | partialStale
+		}
+	}
+	copy(b.open.block(block, b.store.journals), p)
+}
+
+// admit waits until the open batch may grow. mu is held.
+func (b *Branch) admit() error {
+	for {
+		switch {
+		case b.failed != nil:
+			return b.failed
+		case b.closing:
+			return ErrClosed
+		case !b.open.mustClose():
+			return nil
+		}
+		if err := b.waitBatch(b.open); err != nil {
+			return err
+		}
+	}
+}
+
+// wrote ends a write: in write-through mode it waits for the batch, else it
+// spills what has become large. mu is held, and released.
+func (b *Branch) wrote() error {
+	defer b.mu.Unlock()
+	if b.WriteThrough() {
+		return b.waitBatch(b.open)
+	}
+	if b.open.full >= spillBlocks && !b.leading {
+		b.leading = true
+		b.spill()
+		b.releaseLead()
+	}
+	return nil
+}
+
+// Trim discards [off, off+n): it reads as zeros. The cost does not depend on n.
+func (b *Branch) Trim(ctx context.Context, off, n int64) error {
+	return b.discard(ctx, wal.KindTrim, off, n)
+}
+
+// WriteZeroes makes [off, off+n) read as zeros. The cost does not depend on n.
+func (b *Branch) WriteZeroes(ctx context.Context, off, n int64) error {
+	return b.discard(ctx, wal.KindZero, off, n)
+}
+
+func (b *Branch) discard(ctx context.Context, kind wal.Kind, off, n int64) error {
+	b.mu.Lock()
+	err := b.checkRange(off, n, b.size)
+	b.counters.trims++
+	b.mu.Unlock()
+	if err != nil || n == 0 {
+		return err
+	}
+	// Parts of blocks at the edges are written, as zeros.
+	if head := off % BlockSize; head != 0 {
+		c := min(BlockSize-head, n)
+		if err := b.writePart(ctx, make([]byte, c), off); err != nil {
+			return err
+		}
+		off, n = off+c, n-c
+	}
+	if tail := n % BlockSize; tail != 0 {
+		if err := b.writePart(ctx, make([]byte, tail), off+n-tail); err != nil {
+			return err
+		}
+		n -= tail
+	}
+	if n == 0 {
+		return nil
+	}
+	b.mu.Lock()
+	if err := b.admit(); err != nil {
+		b.mu.Unlock()
+		return err
+	}
+	first, count := uint64(off/BlockSize), uint64(n/BlockSize)
+	for blk := range b.partial {
+		if blk >= first && blk < first+count {
+			b.partial[blk] |= partialStale
+		}
+	}
+	b.open.discard(kind, first, count, b.store.journals)
+	return b.wrote()
+}
+
+// Flush returns nil only when every write that completed before it was called
+// is durable. Concurrent flushes share one sync of the journal.
+func (b *Branch) Flush(context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.counters.flushes++
+	return b.flush()
+}
+
+// flush is Flush with mu held. A wait for the journal is not given up when the
+// caller goes away: it may be the caller's turn to write for all others.
+func (b *Branch) flush() error {
+	bt := b.open
+	if bt.empty() {
+		bt = b.committing
+	}
+	if b.failed != nil {
+		return b.failed
+	}
+	if bt == nil {
+		return nil
+	}
+	return b.waitBatch(bt)
+}
+
+// waitBatch waits until the batch is durable and in the tree, committing it if
+// nobody else does. mu is held.
+func (b *Branch) waitBatch(bt *batch) error {
+	bt.waiters++
+	defer func() { bt.waiters-- }()
+	for !bt.finished {
+		if b.failed != nil {
+			return b.failed
+		}
+		if bt == b.open && !b.leading {
+			b.leading = true
+			err := b.commit()
+			b.releaseLead()
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		b.mu.Unlock()
+		select {
+		case <-bt.done:
+		case <-bt.turn:
+		}
+		b.mu.Lock()
+	}
+	return bt.err
+}
+
+// lead waits until this goroutine owns the journal. mu is held.
+func (b *Branch) lead() {
+	for b.leading {
+		b.leadWanted++
+		b.leadFree.Wait()
+		b.leadWanted--
+	}
+	b.leading = true
+}
+
+// releaseLead hands the journal on: to one who waits for the open batch, and to
+// those in lead. mu is held.
+func (b *Branch) releaseLead() {
+	b.leading = false
+	if b.open.waiters > 0 {
+		select {
+		case b.open.turn <- struct{}{}:
+		default:
+		}
+	}
+	if b.leadWanted > 0 {
+		b.leadFree.Broadcast()
+	}
+}
+
+// commit makes the open batch durable and folds it into the tree. The caller
+// leads; mu is held, but for the writing. An error leaves the batch open if the
+// branch has not failed: there is no journal to be had.
+func (b *Branch) commit() error {
+	if err := b.ensureJournal(false); err != nil {
+		return err
+	}
+	bt := b.open
+	b.open, b.committing = newBatch(), bt
+	ls, seq := b.journal, b.nextSeq
+	b.mu.Unlock()
+	err := ls.journal.Write(bt.recs, wal.Meta{Seq: seq, Time: b.barrierTime(), Commit: true})
+	if err == nil {
+		err = b.fold(bt, ls, seq)
+	}
+	b.mu.Lock()
+	bt.finished = true
+	if err != nil {
+		// The batch stays in sight of readers: whether it is durable, only a
+		// recovery can tell.
+		bt.err = b.fail(err)
+		close(bt.done)
+		return bt.err
+	}
+	b.nextSeq++
+	b.counters.batches++
+	ls.bytes.Add(int64(bt.slots) * BlockSize)
+	b.committing = nil
+	for _, r := range bt.recs {
+		r.Free()
+	}
+	close(bt.done)
+	if ls.since.IsZero() {
+		ls.since = time.Now()
+		b.armSeal(ls)
+	}
+	return nil
+}
+
+// spill writes the batch's full records to the journal, unsynced, and frees
+// their memory. The caller leads; mu is held, but for the writing.
+func (b *Branch) spill() {
+	if err := b.ensureJournal(true); err != nil {
+		return // the commit will meet it again, and say so
+	}
+	bt, ls := b.open, b.journal
+	recs := bt.recs[:len(bt.recs)-1]
+	if len(recs) == 0 {
+		return
+	}
+	recs = append([]*wal.Record(nil), recs...)
+	// A block that is written again meanwhile takes a new place.
+	bt.frozen = recs
+	seq := b.nextSeq
+	b.mu.Unlock()
+	err := ls.journal.Write(recs, wal.Meta{Seq: seq, Time: b.barrierTime()})
+	b.mu.Lock()
+	bt.frozen = nil
+	if err != nil {
+		b.fail(err)
+		return
+	}
+	bt.journal = ls
+	bt.moved(recs, b.log, ls.number)
+}
+
+// barrierTime is the time of the next barrier: now, but never before that of
+// the last one. The caller leads.
+func (b *Branch) barrierTime() time.Time {
+	if now := b.store.now(); now.After(b.lastTime) {
+		b.lastTime = now
+	}
+	return b.lastTime
+}
+
+// fold puts the batch's changes into the tree, whose state then is the barrier
+// seq. Nobody sees a part of them: readers find the batch itself first, and
+// whoever copies the tree waits for foldMu.
+func (b *Branch) fold(bt *batch, ls *liveSegment, seq wal.Seq) error {
+	b.foldMu.Lock()
+	defer b.foldMu.Unlock()
+	f := folding{b: b, pages: pinned{cache: b.store.pages, lineage: b.lineage}}
+	if err := f.apply(bt.spilled, ls.number); err != nil {
+		return err
+	}
+	for _, r := range bt.recs {
+		if err := f.apply(slices.Collect(r.Entries()), ls.number); err != nil {
+			return err
+		}
+	}
+	b.head = point{Log: b.id, Segment: ls.number, Seq: seq}
+	return nil
+}
+
+// folding applies entries to a branch's tree, loading the pages it misses.
+type folding struct {
+	b     *Branch
+	pages pinned
+}
+
+func (f *folding) apply(entries []wal.Entry, seg wal.SegmentNo) error {
+	i, done := 0, uint64(0)
+	for i < len(entries) {
+		var want need
+		f.b.treeMu.Lock()
+		for i < len(entries) && want.isZero() {
+			e := &entries[i]
+			var at addr
+			if e.Kind == wal.KindData {
+				at = makeAddr(f.b.log, seg, e.Slot) + addr(done)
+			}
+			var n uint64
+			n, want = f.b.tree.set(e.Block+done, e.Count-done, at, &f.pages)
+			if done += n; done == e.Count {
+				i, done = i+1, 0
+			}
+		}
+		f.b.treeMu.Unlock()
+		if !want.isZero() {
+			if err := f.b.store.loadPage(f.b.ctx, want, &f.pages); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
