@@ -117,8 +117,11 @@ func MkdirAllSync(fsys FS, name string, perm fs.FileMode) error {
 			return err
 		}
 	}
-	// A previous process may have made the last directory and died before its
-	// entry was synced.
+	if len(missing) > 0 {
+		return nil
+	}
+	// A previous process may have made the directory and died before its entry
+	// was synced.
 	return fsys.SyncDir(filepath.Dir(name))
 }
 
