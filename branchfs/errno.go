@@ -1,0 +1,54 @@
+package branchfs
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fuse"
+
+	"github.com/bough-db/bough/blockdev"
+)
+
+// errnoer is an error that knows which errno a file system should answer with.
+type errnoer interface {
+	Errno() syscall.Errno
+}
+
+// errnoOf maps an error of a Source or a Disk to the errno that the kernel is
+// told. known is false when nothing in err says which it should be: the answer is
+// then EIO, and the cause is lost unless it is logged.
+//
+// An errno deep inside err is not passed on, but for a full disk: an ENOENT or
+// EAGAIN of some file of the journal would mean something else to the guest.
+func errnoOf(err error, beyondEnd syscall.Errno) (errno syscall.Errno, known bool) {
+	var own errnoer
+	switch {
+	case err == nil:
+		return 0, true
+	case errors.As(err, &own):
+		return own.Errno(), true
+	case errors.Is(err, blockdev.ErrOutOfRange):
+		return beyondEnd, true
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return syscall.ENOSPC, true
+	case errors.Is(err, context.Canceled):
+		return syscall.EINTR, true
+	case errors.Is(err, fs.ErrNotExist):
+		return syscall.ENOENT, true
+	case errors.Is(err, fs.ErrPermission):
+		return syscall.EACCES, true
+	}
+	return syscall.EIO, false
+}
+
+// status answers a request that failed with err, and logs an error that has no
+// errno of its own: the caller sees a bare EIO.
+func (f *fileSystem) status(op, path string, err error) fuse.Status {
+	errno, known := errnoOf(err, syscall.EINVAL)
+	if !known {
+		f.log.Error("request failed", "op", op, "path", path, "err", err)
+	}
+	return fuse.Status(errno)
+}
