@@ -89,8 +89,8 @@ func (p *Pool) acquire(ctx context.Context, log string) (*poolFile, error) {
 	p.waiters = append(p.waiters, w)
 	p.makeFailed = false
 	p.grant()
-	p.mu.Unlock()
 	p.wake()
+	p.mu.Unlock()
 	select {
 	case g := <-w.ch:
 		return g.file, g.err
@@ -146,43 +146,38 @@ func (p *Pool) mayHave(log string) bool {
 	return free > owed
 }
 
-// wake tells the worker to look again.
+// wake tells the worker to look again. p.mu is held.
 func (p *Pool) wake() {
-	select {
-	case p.kick <- struct{}{}:
-	default:
-	}
+	p.resting = false
+	p.work.Broadcast()
 }
 
 // run is the pool's worker: it takes files back and makes new ones. It ends when
 // the pool is closed and everything released has been taken back.
 func (p *Pool) run() {
 	defer close(p.done)
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for {
-		p.mu.Lock()
-		var j *Journal
 		switch {
 		case len(p.retiring) > 0:
-			j = p.retiring[0]
+			j := p.retiring[0]
 			p.retiring = append(p.retiring[:0], p.retiring[1:]...)
-		case p.closed:
 			p.mu.Unlock()
+			p.takeBack(j)
+			p.mu.Lock()
+		case p.closed:
 			return
 		case p.wantsFile():
-			p.making = true
-		}
-		making, id := p.making, p.nextID
-		if making {
+			id := p.nextID
 			p.nextID++
-		}
-		p.mu.Unlock()
-		switch {
-		case j != nil:
-			p.takeBack(j)
-		case making:
+			p.mu.Unlock()
 			p.makeSpare(id)
+			p.mu.Lock()
 		default:
-			<-p.kick
+			p.resting = true
+			p.work.Broadcast()
+			p.work.Wait()
 		}
 	}
 }
@@ -206,7 +201,6 @@ func (p *Pool) makeSpare(id uint64) {
 	pf, err := p.makeFile(id)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.making = false
 	if err == nil {
 		p.spares = append(p.spares, pf)
 		p.grant()

@@ -103,6 +103,14 @@ func (j *Journal) Header() Header {
 	return j.header.Header
 }
 
+// Nonce returns the random number that was drawn when the file was taken into
+// use: it tells this journal from every other attempt to write the same segment.
+func (j *Journal) Nonce() [16]byte {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.header.nonce
+}
+
 // Room returns the number of slots that a committing Write can still take, the
 // records' header blocks included (see [Record.Size]). A Write that does not
 // commit must leave one of them, for the record that does.

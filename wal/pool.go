@@ -83,15 +83,15 @@ type Pool struct {
 
 	small, large sync.Pool // of *Record
 
-	kick chan struct{} // wakes the worker
 	done chan struct{} // closed when the worker is gone
 
 	mu           sync.Mutex
+	work         sync.Cond // on mu: there may be work, or the worker rests
+	resting      bool      // the worker found nothing to do
 	closed       bool
 	nextID       uint64
 	spares       []*poolFile
-	making       bool                  // the worker is writing a new file
-	makeFailed   bool                  // and should not try again before something changed
+	makeFailed   bool                  // making a file failed; something must change before the next try
 	used         int                   // files that are not spare
 	held         map[string]int        // of those, by log
 	reserved     map[string]int        // reservations by log
@@ -121,7 +121,6 @@ func OpenPool(fsys vfs.FS, dir string, o PoolOptions) (*Pool, error) {
 	p := &Pool{
 		fs: fsys, dir: dir, opts: o, log: o.Logger,
 		files:       int(o.MaxBytes / o.FileBytes),
-		kick:        make(chan struct{}, 1),
 		done:        make(chan struct{}),
 		held:        map[string]int{},
 		reserved:    map[string]int{},
@@ -129,6 +128,7 @@ func OpenPool(fsys vfs.FS, dir string, o PoolOptions) (*Pool, error) {
 		quarantined: map[uint64]*poolFile{},
 		nextID:      1,
 	}
+	p.work.L = &p.mu
 	if err := vfs.MkdirAllSync(fsys, dir, 0o700); err != nil {
 		return nil, fmt.Errorf("open journal pool: %w", err)
 	}
@@ -339,7 +339,11 @@ func (j *Journal) recover() error {
 	if err := j.file.Sync(); err != nil {
 		return fmt.Errorf("recover journal %s: %w: %w", j.path, ErrFailed, err)
 	}
-	s := newScanner(j.file, j.slots)
+	return j.load(newScanner(j.file, j.slots))
+}
+
+// load fills the journal from its file.
+func (j *Journal) load(s *scanner) error {
 	h, state, err := inspect(s)
 	if err != nil {
 		return fmt.Errorf("recover journal %s: %w", j.path, err)
@@ -390,8 +394,8 @@ func (p *Pool) Close() error {
 		w.ch <- grant{err: ErrClosed}
 	}
 	p.waiters = nil
-	p.mu.Unlock()
 	p.wake()
+	p.mu.Unlock()
 	<-p.done
 
 	p.mu.Lock()
