@@ -4,18 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"flag"
-	"io"
 	"log/slog"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/bough-db/bough/vfs"
-	"golang.org/x/sys/unix"
 )
 
 var seedFlag = flag.Uint64("seed", 0, "seed of the random tests; 0 takes a new one")
@@ -118,10 +113,7 @@ func TestFramesGetPut(t *testing.T) {
 		f.Put(testKey(i), frameOf(testKey(i)))
 		mustGet(t, f, testKey(i)) // from the buffer
 	}
-	f.mu.Lock()
-	f.seal(small)
-	f.mu.Unlock()
-	f.settle()
+	f.flush()
 	for i := range n {
 		mustGet(t, f, testKey(i)) // from the file
 	}
@@ -250,156 +242,7 @@ func TestOpenFramesRefuses(t *testing.T) {
 	}
 }
 
-// brokenFS fails chosen operations on the file of frames.
-type brokenFS struct {
-	vfs.FS
-	allocate, write, read error
-	mu                    sync.Mutex
-}
-
-func (b *brokenFS) OpenFile(name string, flag int, perm os.FileMode) (vfs.File, error) {
-	f, err := b.FS.OpenFile(name, flag, perm)
-	if err != nil {
-		return nil, err
-	}
-	return &brokenFile{f, b}, nil
-}
-
-func (b *brokenFS) get(err *error) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return *err
-}
-
-func (b *brokenFS) set(err *error, to error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	*err = to
-}
-
-type brokenFile struct {
-	vfs.File
-	fs *brokenFS
-}
-
-func (b *brokenFile) Allocate(off, n int64) error {
-	if err := b.fs.get(&b.fs.allocate); err != nil {
-		return err
-	}
-	return b.File.Allocate(off, n)
-}
-
-func (b *brokenFile) WriteAt(p []byte, off int64) (int, error) {
-	if err := b.fs.get(&b.fs.write); err != nil {
-		return 0, err
-	}
-	return b.File.WriteAt(p, off)
-}
-
-func (b *brokenFile) ReadAt(p []byte, off int64) (int, error) {
-	if err := b.fs.get(&b.fs.read); err != nil {
-		return 0, err
-	}
-	return b.File.ReadAt(p, off)
-}
-
-// lines counts what is logged.
-type lines struct {
-	mu sync.Mutex
-	n  int
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.n += bytes.Count(p, []byte("\n"))
-	return len(p), nil
-}
-
-func (l *lines) count() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.n
-}
-
-func TestFramesFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	var log lines
-	broken := &brokenFS{FS: vfs.OS(), allocate: unix.ENOSPC}
-	opts := FramesOptions{Bytes: testBytes, Logger: slog.New(slog.NewTextHandler(&log, nil))}
-	f, err := OpenFrames(broken, dir, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := range 10 {
-		f.Put(testKey(i), frameOf(testKey(i)))
-		if get(t, f, testKey(i)) {
-			t.Error("hit without a disk")
-		}
-	}
-	if err := f.Close(); err != nil || f.Stats().Enabled || log.count() != 1 {
-		t.Errorf("close: %v, enabled %v, %d log lines; want nil, false, 1", err, f.Stats().Enabled, log.count())
-	}
-	if _, err := os.Stat(filepath.Join(dir, framesFile)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the file is left on the full disk: %v", err)
-	}
-	broken.set(&broken.allocate, nil)
-	f = openTest(t, broken, dir, testBytes) // the lock is free again
-	f.Put(testKey(1), frameOf(testKey(1)))
-	mustGet(t, f, testKey(1))
-}
-
-func TestFramesFailingWrites(t *testing.T) {
-	var log lines
-	broken := &brokenFS{FS: vfs.OS()}
-	opts := FramesOptions{Bytes: testBytes, Logger: slog.New(slog.NewTextHandler(&log, nil))}
-	f, err := OpenFrames(broken, t.TempDir(), opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	i := 0
-	for ; f.Stats().Written == 0; i++ {
-		f.Put(testKey(i), frameOf(testKey(i)))
-		f.settle()
-	}
-	broken.set(&broken.write, unix.EIO)
-	for j := i; j < i+200; j++ {
-		f.Put(testKey(j), frameOf(testKey(j)))
-	}
-	f.mu.Lock()
-	f.seal(small)
-	f.mu.Unlock()
-	f.settle()
-	mustGet(t, f, testKey(0)) // what reached the disk is still there
-	for j := range i + 200 {
-		get(t, f, testKey(j))
-	}
-	if f.Stats().Enabled || log.count() != 1 {
-		t.Errorf("enabled %v, %d log lines; want false, 1", f.Stats().Enabled, log.count())
-	}
-	check(t, f)
-}
-
-func TestFramesFailingReads(t *testing.T) {
-	broken := &brokenFS{FS: vfs.OS()}
-	f := openTest(t, broken, t.TempDir(), testBytes)
-	f.Put(testKey(1), frameOf(testKey(1)))
-	f.mu.Lock()
-	f.seal(small)
-	f.mu.Unlock()
-	f.settle()
-	broken.set(&broken.read, io.ErrUnexpectedEOF)
-	if get(t, f, testKey(1)) {
-		t.Error("hit although the disk cannot be read")
-	}
-	broken.set(&broken.read, nil)
-	if s := f.Stats(); s.Damaged != 1 || get(t, f, testKey(1)) {
-		t.Errorf("damaged %d, want 1, and the entry gone", s.Damaged)
-	}
-}
-
-// TestI9BufferBounded: frames that come faster than the disk takes them are dropped,
+// TestI9BufferBounded is invariant I9 for what waits to be written: frames that come faster than the disk takes them are dropped,
 // and memory stays within its bound.
 func TestI9BufferBounded(t *testing.T) {
 	f := openTest(t, vfs.OS(), t.TempDir(), testBytes)

@@ -113,12 +113,13 @@ func (f *Frames) prepare(bytes int64) (warm bool, err error) {
 	}
 	// A file of another geometry starts from nothing. One that only grew or shrank
 	// keeps the regions it still has.
-	if !warm {
-		size = 0
-	}
 	want := f.regionStart(uint32(len(f.regions)))
-	if size != want {
-		if err := f.rd.Truncate(min(size, want)); err != nil {
+	keep := min(size, want)
+	if !warm {
+		keep = 0
+	}
+	if size != keep {
+		if err := f.rd.Truncate(keep); err != nil {
 			return false, err
 		}
 	}

@@ -9,3 +9,13 @@ func (f *Frames) settle() {
 		f.idle.Wait()
 	}
 }
+
+// flush writes what is in memory, and waits for it.
+func (f *Frames) flush() {
+	f.mu.Lock()
+	for q := range queues {
+		f.seal(q)
+	}
+	f.mu.Unlock()
+	f.settle()
+}
