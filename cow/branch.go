@@ -53,6 +53,7 @@ type Branch struct {
 	tree   tree
 	head   point // the last barrier
 
+	streams    streams
 	ckptMu     sync.Mutex // one checkpoint is written at a time
 	background sync.WaitGroup
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/bough-db/bough/cache"
 	"github.com/bough-db/bough/objstore"
@@ -22,6 +23,13 @@ func (b *Branch) ReadAt(ctx context.Context, p []byte, off int64) error {
 	b.mu.Unlock()
 	if err != nil {
 		return err
+	}
+	if len(p) > 0 {
+		first := uint64(off / BlockSize)
+		last := uint64((off + int64(len(p)) - 1) / BlockSize)
+		if from, count := b.streams.observe(first, last-first+1); count > 0 {
+			b.readAhead(from, count)
+		}
 	}
 	for len(p) > 0 {
 		head := int(off % BlockSize)
@@ -160,7 +168,7 @@ func (s *Store) readAddrs(ctx context.Context, lineage []BranchID, addrs []addr,
 		}
 		i += n
 	}
-	return s.fetchAll(ctx, fetches, p)
+	return s.fetchAll(fetches, p)
 }
 
 func addFetch(fs []fetch, log BranchID, seg wal.SegmentNo, frame int, ix *segmentIndex, dst, src int) []fetch {
@@ -200,9 +208,9 @@ func (s *Store) readLive(log BranchID, seg wal.SegmentNo, addrs []addr, p []byte
 // fetchesMax is how many frames one request fetches at the same time.
 const fetchesMax = 8
 
-func (s *Store) fetchAll(ctx context.Context, fetches []fetch, p []byte) error {
-	one := func(ctx context.Context, f *fetch) error {
-		blocks, err := s.frame(ctx, f.log, f.seg, f.frame, f.ix.frames[f.frame])
+func (s *Store) fetchAll(fetches []fetch, p []byte) error {
+	one := func(f *fetch) error {
+		blocks, err := s.frame(f.log, f.seg, f.frame, f.ix.frames[f.frame])
 		if err != nil {
 			return err
 		}
@@ -211,41 +219,39 @@ func (s *Store) fetchAll(ctx context.Context, fetches []fetch, p []byte) error {
 		}
 		return nil
 	}
-	if len(fetches) == 1 {
-		return one(ctx, &fetches[0])
+	switch len(fetches) {
+	case 0:
+		return nil
+	case 1:
+		return one(&fetches[0])
 	}
-	g, gctx := errgroup.WithContext(ctx)
+	var g errgroup.Group
 	g.SetLimit(fetchesMax)
 	for i := range fetches {
-		g.Go(func() error { return one(gctx, &fetches[i]) })
+		g.Go(func() error { return one(&fetches[i]) })
 	}
 	return g.Wait()
 }
 
 // frame returns the blocks of a frame, shared and read-only: from memory, the
 // disk cache or the store, in this order, fetched once however many wait.
-func (s *Store) frame(ctx context.Context, log BranchID, seg wal.SegmentNo, n int, info frameInfo) ([]byte, error) {
+func (s *Store) frame(log BranchID, seg wal.SegmentNo, n int, info frameInfo) ([]byte, error) {
 	key := cache.Key{Log: string(log), Segment: uint64(seg), Frame: uint32(n)}
 	if blocks, ok := s.opts.Memory.Get(key); ok {
 		return blocks, nil
 	}
-	ch := s.frameFlight.DoChan(fmt.Sprint(log, seg, n), func() (any, error) {
-		// Not under the first caller's context: others wait for it too.
+	// Under the Store's context, not the first caller's: others wait for it too.
+	v, err, _ := s.frameFlight.Do(string(log)+"/"+strconv.FormatUint(uint64(seg)<<20|uint64(n), 36), func() (any, error) {
 		blocks, err := s.fetchFrame(s.ctx, key, log, seg, info)
 		if err == nil {
 			s.opts.Memory.Put(key, blocks)
 		}
 		return blocks, err
 	})
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case r := <-ch:
-		if r.Err != nil {
-			return nil, r.Err
-		}
-		return r.Val.([]byte), nil
+	if err != nil {
+		return nil, err
 	}
+	return v.([]byte), nil
 }
 
 func (s *Store) fetchFrame(ctx context.Context, key cache.Key, log BranchID, seg wal.SegmentNo, info frameInfo) ([]byte, error) {

@@ -120,6 +120,7 @@ type Store struct {
 	indexes  *lru.Cache[indexKey, *segmentIndex]
 	zr       *zstd.Decoder
 	encoders *encoders
+	ahead    chan struct{} // holds one for each read-ahead under way
 
 	frameFlight, indexFlight singleflight.Group
 
@@ -166,7 +167,7 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts, objects: opts.Objects, journals: opts.Journals, log: opts.Logger, random: opts.Random,
 		open: map[BranchID]*opening{}, broken: map[BranchID]error{}, left: map[BranchID]bool{},
-		live: map[indexKey]*liveSegment{},
+		live: map[indexKey]*liveSegment{}, ahead: make(chan struct{}, aheadFetches),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var err error

@@ -1,0 +1,17 @@
+// Package main is the benchmark of bough: the same work on a branch and on this
+// machine's own ext4, in turn, in one run, as ratios.
+//
+// It starts a daemon of its own on a state directory of its own, makes a
+// project, and mounts its branch. Beside it lies a plain directory on the file
+// system that the state directory is on. Each workload runs on the one and on
+// the other, the order changing from pair to pair, so that what else happens on
+// the machine meets both; what is reported is the median of the pairs' ratios.
+// Postgres, its settings and the clients are the same on both sides: only the
+// storage below differs.
+//
+//	go run ./test/bench -bough bin/bough -pairs 3 -json bench.json
+//
+// Workloads: pgbench TPC-B and select-only with 8 clients at scale 50; fio with
+// 8 KiB random reads, random writes and writes each followed by fdatasync, past
+// the page cache.
+package main

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"time"
+)
+
+// options of a run.
+type options struct {
+	bough   string
+	dir     string
+	pairs   int
+	scale   int
+	clients int
+	seconds int
+	jsonOut string
+	only    string
+	mode    string
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.bough, "bough", "bin/bough", "the binary under test")
+	flag.StringVar(&o.dir, "dir", "/var/tmp", "where the state directory and the plain directory are made; on ext4")
+	flag.IntVar(&o.pairs, "pairs", 3, "how often each workload runs on each side")
+	flag.IntVar(&o.scale, "scale", 50, "pgbench scale: 15 MB each")
+	flag.IntVar(&o.clients, "clients", 8, "pgbench clients")
+	flag.IntVar(&o.seconds, "seconds", 20, "length of one measurement")
+	flag.StringVar(&o.jsonOut, "json", "", "also write the results to this file")
+	flag.StringVar(&o.only, "only", "", "run only the workloads whose name contains this")
+	flag.StringVar(&o.mode, "write-mode", "", "the daemon's --write-mode. Default: the daemon's default")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, o); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// report is what a run found, as it is written to JSON.
+type report struct {
+	Time    time.Time `json:"time"`
+	CPUs    int       `json:"cpus"`
+	Mode    string    `json:"write_mode"`
+	Pairs   int       `json:"pairs"`
+	Scale   int       `json:"scale"`
+	Seconds int       `json:"seconds"`
+	Results []result  `json:"results"`
+}
+
+// result of one workload.
+type result struct {
+	Name   string    `json:"name"`
+	Unit   string    `json:"unit"`
+	Branch []float64 `json:"branch"`
+	Ext4   []float64 `json:"ext4"`
+	Ratios []float64 `json:"ratios"`
+	Ratio  float64   `json:"ratio"` // the median of Ratios
+}
+
+func run(ctx context.Context, o options) (err error) {
+	root, err := os.MkdirTemp(o.dir, "bough-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = firstError(err, os.RemoveAll(root)) }()
+	if err := os.Chmod(root, 0o755); err != nil {
+		return err
+	}
+	d, err := startDaemon(ctx, o, filepath.Join(root, "state"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = firstError(err, d.stop()) }()
+	branch, err := d.attach(ctx, filepath.Join(root, "branch"))
+	if err != nil {
+		return err
+	}
+	sides := [2]*side{
+		{name: "branch", dir: branch},
+		{name: "ext4", dir: filepath.Join(root, "plain")},
+	}
+	for _, s := range sides {
+		if err := s.prepare(ctx, o); err != nil {
+			return fmt.Errorf("prepare %s: %w", s.name, err)
+		}
+		defer s.stop()
+	}
+	rep := report{
+		Time: time.Now().UTC(), CPUs: runtime.NumCPU(), Mode: d.mode, Pairs: o.pairs, Scale: o.scale, Seconds: o.seconds,
+	}
+	for _, w := range workloads(o) {
+		r, err := measure(ctx, w, sides, o.pairs)
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.name, err)
+		}
+		rep.Results = append(rep.Results, r)
+		printResult(os.Stdout, r)
+	}
+	if o.jsonOut != "" {
+		data, err := json.MarshalIndent(rep, "", "  ")
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(o.jsonOut, append(data, '\n'), 0o644)
+	}
+	return nil
+}
+
+func firstError(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
