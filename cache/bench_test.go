@@ -1,13 +1,17 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/bough-db/bough/vfs"
+	"golang.org/x/sys/unix"
 )
 
 const benchFrame = 24 << 10 // 64 KiB of heap pages, compressed
@@ -77,7 +81,8 @@ func BenchmarkFramesPut(b *testing.B) {
 	b.ReportMetric(float64(inPut.Nanoseconds())/float64(i-n), "ns/put")
 }
 
-// BenchmarkFramesOpen opens a cache with a full set of tables.
+// BenchmarkFramesOpen opens a cache with a full set of tables, none of them in the page
+// cache.
 func BenchmarkFramesOpen(b *testing.B) {
 	for _, gib := range []int64{1, 10} {
 		b.Run(fmt.Sprintf("%dGiB", gib), func(b *testing.B) {
@@ -91,6 +96,9 @@ func BenchmarkFramesOpen(b *testing.B) {
 			_ = f.Close()
 			b.ResetTimer()
 			for b.Loop() {
+				b.StopTimer()
+				dropPages(b, filepath.Join(dir, framesFile))
+				b.StartTimer()
 				start := time.Now()
 				f, err := OpenFrames(vfs.OS(), dir, opts)
 				if err != nil {
@@ -103,6 +111,18 @@ func BenchmarkFramesOpen(b *testing.B) {
 				_ = f.Close()
 			}
 		})
+	}
+}
+
+// dropPages takes a file out of the page cache.
+func dropPages(b *testing.B, name string) {
+	f, err := os.Open(name)
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer f.Close()
+	if err := errors.Join(f.Sync(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)); err != nil {
+		b.Fatal(err)
 	}
 }
 

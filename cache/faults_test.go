@@ -228,7 +228,7 @@ func TestFramesCrash(t *testing.T) {
 			return
 		}
 		if testing.Short() {
-			k += 9
+			k += 14
 		}
 	}
 }
@@ -282,7 +282,11 @@ func TestFramesBitFlips(t *testing.T) {
 		t.Fatal(err)
 	}
 	table := tableBytes(regionBytesMin)
-	for i := range 400 {
+	flips := 400
+	if testing.Short() {
+		flips = 60
+	}
+	for i := range flips {
 		// The header, a table, or anything that was written.
 		at := []int{rnd.IntN(28), headerBytes + rnd.IntN(n*tableEntryBytes/3), headerBytes + table + rnd.IntN(regionBytesMin)}[i%3]
 		hits, damaged := flip(t, mem, image, at, byte(1)<<rnd.IntN(8), n)

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"log/slog"
@@ -52,10 +53,7 @@ func frameOf(key Key) []byte {
 func fill(n int, rnd *rand.Rand) []byte {
 	p := make([]byte, n)
 	for i := 0; i+8 <= n; i += 8 {
-		x := rnd.Uint64()
-		for j := range 8 {
-			p[i+j] = byte(x >> (8 * j))
-		}
+		binary.LittleEndian.PutUint64(p[i:], rnd.Uint64())
 	}
 	return p
 }

@@ -110,6 +110,7 @@ func TestScanResistance(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			got := scan(test.tier(), size, test.repeats)
+			t.Logf("%.0f %% of the working set survived", 100*got)
 			if got < test.min || got > test.max {
 				t.Errorf("%.0f %% of the working set survived a scan, want %.0f to %.0f %%", 100*got, 100*test.min, 100*test.max)
 			}
