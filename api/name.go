@@ -49,6 +49,9 @@ func nameProblem(name string) string {
 			return "it contains " + strconv.QuoteRune(r)
 		}
 	}
+	if strings.HasSuffix(name, ".") {
+		return "it ends with '.'"
+	}
 	if strings.Contains(name, "..") {
 		return `it contains ".."`
 	}

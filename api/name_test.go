@@ -9,7 +9,7 @@ import (
 )
 
 func TestCheckName(t *testing.T) {
-	good := []string{"a", "0", "main", "a.b", "a_b-c", "pr-1234", strings.Repeat("a", 63), "a-", "a."}
+	good := []string{"a", "0", "main", "a.b", "a_b-c", "pr-1234", strings.Repeat("a", 63), "a-", "a_"}
 	for _, name := range good {
 		if err := api.CheckName("branch", name); err != nil {
 			t.Errorf("CheckName(%q) = %v, want nil", name, err)
@@ -19,6 +19,7 @@ func TestCheckName(t *testing.T) {
 		"":                       "branch name is empty",
 		"../x":                   `invalid branch name "../x": it starts with '.'`,
 		"a..b":                   `invalid branch name "a..b": it contains ".."`,
+		"a.":                     `invalid branch name "a.": it ends with '.'`,
 		"a/b":                    `invalid branch name "a/b": it contains '/'`,
 		"Main":                   `invalid branch name "Main": it has the upper-case letter 'M'`,
 		"-x":                     `invalid branch name "-x": it starts with '-'`,

@@ -220,7 +220,7 @@ func TestEmptyListsAreNotNull(t *testing.T) {
 // panicker is a Backend whose Status panics.
 type panicker struct{ *apitest.Backend }
 
-func (panicker) Status(context.Context) (api.Status, error) { panic("boom") }
+func (panicker) Status(context.Context) (api.Status, error) { panic("boom") } // unreachable: but for this test
 
 func TestPanicIsAnError(t *testing.T) {
 	c := rawClient(t, serve(t, panicker{newDemo(t)}, api.Options{}))

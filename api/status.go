@@ -78,8 +78,8 @@ type CacheStatus struct {
 	MemoryHits uint64 `json:"memory_hits"`
 	// MemoryMisses counts reads that went on to the disk tier.
 	MemoryMisses uint64 `json:"memory_misses"`
-	// DiskBytes is the disk tier's fill.
-	DiskBytes int64 `json:"disk_bytes"`
+	// DiskFrames is how many frames the disk tier holds.
+	DiskFrames int64 `json:"disk_frames"`
 	// DiskBytesMax is the disk tier's bound; 0 = there is none.
 	DiskBytesMax int64 `json:"disk_bytes_max"`
 	// DiskHits counts reads answered from the disk tier.

@@ -99,7 +99,7 @@ func (b *Backend) Status(ctx context.Context) (api.Status, error) {
 		Journal: api.JournalStatus{UsedBytes: 48 << 20, BytesMax: 1 << 30},
 		Cache: api.CacheStatus{
 			MemoryBytes: 30 << 20, MemoryBytesMax: 64 << 20, MemoryHits: 900, MemoryMisses: 100,
-			DiskBytes: 200 << 20, DiskBytesMax: 1 << 30, DiskHits: 75, DiskMisses: 25,
+			DiskFrames: 3200, DiskBytesMax: 1 << 30, DiskHits: 75, DiskMisses: 25,
 		},
 		Branches: []api.BranchStatus{},
 	}

@@ -72,8 +72,14 @@ func run(a *app) int {
 	return exitFailed
 }
 
-// report writes the one line of an error.
+// report writes the line of an error, or those of several that are independent.
 func (a *app) report(err error) {
+	if list, ok := err.(problemList); ok {
+		for _, err := range list {
+			a.report(err)
+		}
+		return
+	}
 	if a.json {
 		e, ok := errors.AsType[*api.Error](err)
 		if !ok {

@@ -70,7 +70,7 @@ func (o *status) head(w io.Writer, s api.Status) error {
 	c := s.Cache
 	t.add("cache", fmt.Sprintf("memory %s, hits %s", of(c.MemoryBytes, c.MemoryBytesMax), percent(c.MemoryHits, c.MemoryMisses)))
 	if c.DiskBytesMax > 0 {
-		t.add("", fmt.Sprintf("disk %s, hits %s", of(c.DiskBytes, c.DiskBytesMax), percent(c.DiskHits, c.DiskMisses)))
+		t.add("", fmt.Sprintf("disk %s, %s, hits %s", size(c.DiskBytesMax), english.Plural(int(c.DiskFrames), "frame", ""), percent(c.DiskHits, c.DiskMisses)))
 	}
 	t.add("memory", of(s.Daemon.MemoryBytes, s.Daemon.MemoryBytesMax))
 	return t.write(w, "")

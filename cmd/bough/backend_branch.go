@@ -1,0 +1,230 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/bough-db/bough/api"
+	"github.com/bough-db/bough/cow"
+	"github.com/bough-db/bough/postgres"
+)
+
+// CreateBranch implements api.Branches.
+func (b *backend) CreateBranch(ctx context.Context, project string, req api.CreateBranch) (api.CreatedBranch, error) {
+	if err := b.ready(); err != nil {
+		return api.CreatedBranch{}, err
+	}
+	p, err := b.project(ctx, project)
+	if err != nil {
+		return api.CreatedBranch{}, err
+	}
+	br, err := b.endpoint.CreateBranch(ctx, project, req.Name, postgres.CreateBranchOptions{From: req.From})
+	if errors.Is(err, cow.ErrNotFound) {
+		return api.CreatedBranch{}, branchError(err, project, req.From)
+	}
+	if err != nil {
+		return api.CreatedBranch{}, branchError(err, project, req.Name)
+	}
+	conn, err := b.connection(ctx, p, br)
+	if err != nil {
+		return api.CreatedBranch{}, err
+	}
+	return api.CreatedBranch{Branch: b.view(br, map[cow.BranchID]string{br.ParentID: req.From}), Connection: conn}, nil
+}
+
+// ListBranches implements api.Branches.
+func (b *backend) ListBranches(ctx context.Context, project string) ([]api.Branch, error) {
+	if project != "" {
+		if _, err := b.project(ctx, project); err != nil {
+			return nil, err
+		}
+		return b.branchViews(ctx, project)
+	}
+	all, err := b.projects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var views []api.Branch
+	for _, p := range all {
+		more, err := b.branchViews(ctx, p.Name)
+		if api.CodeOf(err) == api.CodeNotFound {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		views = append(views, more...)
+	}
+	return views, nil
+}
+
+// branchViews returns a project's branches, by creation.
+func (b *backend) branchViews(ctx context.Context, project string) ([]api.Branch, error) {
+	all, err := b.store.Branches(ctx, project)
+	if err != nil {
+		return nil, projectError(err, project)
+	}
+	slices.SortStableFunc(all, func(x, y cow.BranchInfo) int {
+		return cmp.Or(x.Created.Compare(y.Created), cmp.Compare(x.Name, y.Name))
+	})
+	names := make(map[cow.BranchID]string, len(all))
+	for _, br := range all {
+		names[br.ID] = br.Name
+	}
+	views := make([]api.Branch, 0, len(all))
+	for _, br := range all {
+		if _, ok := names[br.ParentID]; !ok && br.ParentID != "" && b.foreign(ctx, br) {
+			br.ParentID = ""
+		}
+		views = append(views, b.view(br, names))
+	}
+	return views, nil
+}
+
+// foreign reports whether the parent of a branch is not of its project: the
+// template, which is nobody's business.
+func (b *backend) foreign(ctx context.Context, br cow.BranchInfo) bool {
+	parent, err := b.store.BranchByID(ctx, br.ParentID)
+	return err == nil && parent.Project != br.Project
+}
+
+// view is the branch in the words of the interface. names has the parent's
+// name, if that is a branch of the project.
+func (b *backend) view(br cow.BranchInfo, names map[cow.BranchID]string) api.Branch {
+	v := api.Branch{
+		ID: string(br.ID), Project: br.Project, Name: br.Name, Parent: names[br.ParentID], ParentID: string(br.ParentID),
+		ForkSeq: br.ForkSeq, Created: br.Created, SizeBytes: br.Size,
+	}
+	st := b.endpoint.StatusOf(br.ID)
+	v.Endpoint, v.Error = endpointState(st.State), st.Error
+	if open := b.disks.get(br.ID); open != nil {
+		s := open.Status()
+		v.Attached, v.Seq = true, uint64(s.Seq)
+		if s.Error != "" {
+			v.Error = s.Error
+		}
+	}
+	if v.Parent == "" && names == nil {
+		v.ParentID = ""
+	}
+	return v
+}
+
+// endpointState is a state in the words of the interface.
+func endpointState(s postgres.State) api.EndpointState {
+	switch s {
+	case postgres.Starting:
+		return api.EndpointStarting
+	case postgres.Running:
+		return api.EndpointRunning
+	case postgres.Stopping:
+		return api.EndpointStopping
+	case postgres.Failed:
+		return api.EndpointFailed
+	default:
+		return api.EndpointSuspended
+	}
+}
+
+// find returns a branch of a project that is not hidden.
+func (b *backend) find(ctx context.Context, project, name string) (cow.ProjectInfo, cow.BranchInfo, error) {
+	p, err := b.project(ctx, project)
+	if err != nil {
+		return p, cow.BranchInfo{}, err
+	}
+	br, err := b.store.Branch(ctx, project, name)
+	return p, br, branchError(err, project, name)
+}
+
+// Branch implements api.Branches.
+func (b *backend) Branch(ctx context.Context, project, name string) (api.Branch, error) {
+	_, br, err := b.find(ctx, project, name)
+	if err != nil {
+		return api.Branch{}, err
+	}
+	return b.viewAlone(ctx, br), nil
+}
+
+// viewAlone is view, with the parent's name looked up.
+func (b *backend) viewAlone(ctx context.Context, br cow.BranchInfo) api.Branch {
+	names := map[cow.BranchID]string{}
+	if br.ParentID != "" {
+		// A parent that cannot be read is shown as one that was deleted.
+		parent, err := b.store.BranchByID(ctx, br.ParentID)
+		if err == nil && parent.Project != br.Project {
+			br.ParentID = ""
+		} else if err == nil {
+			if now, err := b.store.Branch(ctx, parent.Project, parent.Name); err == nil && now.ID == parent.ID {
+				names[parent.ID] = parent.Name
+			}
+		}
+	}
+	return b.view(br, names)
+}
+
+// RenameBranch implements api.Branches.
+func (b *backend) RenameBranch(ctx context.Context, project, name, to string) (api.Branch, error) {
+	if err := b.ready(); err != nil {
+		return api.Branch{}, err
+	}
+	if _, _, err := b.find(ctx, project, name); err != nil {
+		return api.Branch{}, err
+	}
+	if err := b.store.RenameBranch(ctx, project, name, to); err != nil {
+		return api.Branch{}, branchError(err, project, to)
+	}
+	return b.Branch(ctx, project, to)
+}
+
+// DeleteBranch implements api.Branches.
+func (b *backend) DeleteBranch(ctx context.Context, project, name string) error {
+	if err := b.ready(); err != nil {
+		return err
+	}
+	_, br, err := b.find(ctx, project, name)
+	if err != nil {
+		return err
+	}
+	if h := b.volumes.get(br.ID); h.by == heldByUser {
+		return attachedError(project, name, h.dir)
+	}
+	done, err := b.quiesce(ctx, br)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return branchError(b.store.DeleteBranch(ctx, project, name), project, name)
+}
+
+// quiesce stops a branch's endpoint and keeps clients from starting it again
+// until done is called.
+func (b *backend) quiesce(ctx context.Context, br cow.BranchInfo) (done func(), err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.deleting[br.ID] {
+		return nil, api.Errorf(api.CodeInUse, "branch %s/%s is being deleted", br.Project, br.Name)
+	}
+	b.deleting[br.ID] = true
+	done = func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.deleting, br.ID)
+	}
+	b.mu.Unlock()
+	err = b.endpoint.Forget(ctx, br.Project, br.Name)
+	b.mu.Lock()
+	if err != nil {
+		delete(b.deleting, br.ID)
+		return nil, branchError(err, br.Project, br.Name)
+	}
+	return done, nil
+}
+
+// isDeleting reports whether the branch is being deleted.
+func (b *backend) isDeleting(id cow.BranchID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.deleting[id]
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/bough-db/bough/api"
+	"github.com/bough-db/bough/blockdev"
+	"github.com/bough-db/bough/cow"
+	"github.com/bough-db/bough/postgres"
+	"github.com/bough-db/bough/wal"
+)
+
+// projectError is translate for an error about a project.
+func projectError(err error, name string) error {
+	switch {
+	case errors.Is(err, cow.ErrNotFound):
+		return api.Errorf(api.CodeNotFound, "no project %s", name).WithHint("see `bough project list`")
+	case errors.Is(err, cow.ErrExists):
+		return api.Errorf(api.CodeAlreadyExists, "project %s exists", name).WithHint("choose another name")
+	default:
+		return translate(err)
+	}
+}
+
+// branchError is translate for an error about a branch.
+func branchError(err error, project, branch string) error {
+	switch {
+	case errors.Is(err, cow.ErrNotFound):
+		return api.Errorf(api.CodeNotFound, "no branch %s/%s", project, branch).WithHint("see `bough branch list %s`", project)
+	case errors.Is(err, cow.ErrExists):
+		return api.Errorf(api.CodeAlreadyExists, "branch %s/%s exists", project, branch).WithHint("choose another name")
+	case errors.Is(err, cow.ErrInUse), errors.Is(err, blockdev.ErrBusy):
+		return api.Errorf(api.CodeInUse, "branch %s/%s is in use: %s", project, branch, oneLine(err.Error())).
+			WithHint("end what uses it and try again")
+	default:
+		return translate(err)
+	}
+}
+
+// attachedError says that a user has the branch attached.
+func attachedError(project, branch, dir string) error {
+	return api.Errorf(api.CodeInUse, "branch %s/%s is attached on %s", project, branch, dir).
+		WithHint("run `bough detach %s/%s` first", project, branch)
+}
+
+// translate makes an error of the other packages one of the interface, with
+// what to do about it. nil stays nil.
+func translate(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := errors.AsType[*api.Error](err); ok {
+		return err
+	}
+	for _, t := range []struct {
+		target error
+		code   api.Code
+		hint   string
+	}{
+		{cow.ErrNotFound, api.CodeNotFound, ""},
+		{cow.ErrExists, api.CodeAlreadyExists, "choose another name"},
+		{cow.ErrInvalidName, api.CodeInvalidName, ""},
+		{cow.ErrInvalidSize, api.CodeInvalidRequest, ""},
+		{cow.ErrTooDeep, api.CodeInvalidRequest, "branch from an older ancestor"},
+		{cow.ErrFenced, api.CodeFenced, "use it on the host that took it over"},
+		{cow.ErrNewerFormat, api.CodeNewerFormat, "run the newer version of bough"},
+		{wal.ErrVersion, api.CodeNewerFormat, "run the newer version of bough"},
+		{cow.ErrCorrupt, api.CodeCorrupt, "run `bough verify` to see what is affected"},
+		{wal.ErrCorrupt, api.CodeCorrupt, "run `bough verify` to see what is affected"},
+		{wal.ErrFull, api.CodeNoSpace, "make room on the disk; nothing is lost"},
+		{syscall.ENOSPC, api.CodeNoSpace, "make room on the disk; nothing is lost"},
+		{wal.ErrBudget, api.CodeNoSpace, "suspend a branch, or give `bough serve` more --journal-bytes"},
+		{cow.ErrInUse, api.CodeInUse, "end what uses it and try again"},
+		{blockdev.ErrBusy, api.CodeInUse, "end what uses it and try again"},
+		{blockdev.ErrAttached, api.CodeInUse, "detach it first"},
+		{postgres.ErrNotInstalled, api.CodeInvalidRequest, ""},
+		{postgres.ErrTemplate, api.CodeInvalidRequest, ""},
+		{postgres.ErrBadConf, api.CodeInvalidRequest, ""},
+		{postgres.ErrClosed, api.CodeUnavailable, "the daemon is stopping"},
+		{cow.ErrClosed, api.CodeUnavailable, "the daemon is stopping"},
+	} {
+		if errors.Is(err, t.target) {
+			return &api.Error{Code: t.code, Message: oneLine(err.Error()), Hint: t.hint}
+		}
+	}
+	return fmt.Errorf("%s", oneLine(err.Error()))
+}

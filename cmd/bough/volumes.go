@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/bough-db/bough/blockdev"
+	"github.com/bough-db/bough/branchfs"
+	"github.com/bough-db/bough/cow"
+)
+
+// holder is who has a branch attached.
+type holder string
+
+const (
+	heldByEndpoint holder = "endpoint"
+	heldByUser     holder = "user"
+)
+
+// heldError says that somebody else has the branch attached.
+type heldError struct {
+	id cow.BranchID
+	by holder
+	at string // mount point
+}
+
+func (e *heldError) Error() string {
+	if e.by == heldByUser {
+		return fmt.Sprintf("branch %s is attached on %s", e.id, e.at)
+	}
+	return fmt.Sprintf("branch %s is in use by its Postgres", e.id)
+}
+
+// volumes attaches branches for endpoints (it is their postgres.Volumes, and
+// hold their postgres.HoldFunc) and for users, never one branch for both:
+// Postgres must be alone with its files.
+type volumes struct {
+	*blockdev.Volumes
+	store   *cow.Store
+	files   *branchfs.Server // set before the first use
+	through bool
+
+	mu   sync.Mutex
+	held map[cow.BranchID]*holding
+}
+
+// holding is a branch that is open and attached, or about to be.
+type holding struct {
+	by     holder
+	branch *cow.Branch // nil while it is being opened
+	device string
+	dir    string
+}
+
+func newVolumes(store *cow.Store, kernel *blockdev.Volumes, through bool) *volumes {
+	return &volumes{Volumes: kernel, store: store, through: through, held: map[cow.BranchID]*holding{}}
+}
+
+// get returns how the branch is held; the zero holding if it is not.
+func (v *volumes) get(id cow.BranchID) holding {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if h := v.held[id]; h != nil {
+		return *h
+	}
+	return holding{}
+}
+
+// hold opens a branch for an endpoint; see postgres.HoldFunc.
+func (v *volumes) hold(ctx context.Context, id cow.BranchID) (release func(context.Context) error, err error) {
+	if err := v.claim(ctx, id, heldByEndpoint, ""); err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context) error { return v.release(ctx, id) }, nil
+}
+
+// claim opens a branch for a holder, who must release it.
+func (v *volumes) claim(ctx context.Context, id cow.BranchID, by holder, dir string) error {
+	v.mu.Lock()
+	if h := v.held[id]; h != nil {
+		defer v.mu.Unlock()
+		return &heldError{id: id, by: h.by, at: h.dir}
+	}
+	h := &holding{by: by, dir: dir}
+	v.held[id] = h
+	v.mu.Unlock()
+
+	b, err := v.store.Open(ctx, id)
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if err != nil {
+		delete(v.held, id)
+		return err
+	}
+	h.branch = b
+	return nil
+}
+
+// release closes a branch that is no longer attached, and waits until all that
+// was written is in the store.
+func (v *volumes) release(ctx context.Context, id cow.BranchID) error {
+	// The file system's close first: the last one, which uploads, is ours, and
+	// so is its error.
+	err := v.files.WaitReleased(ctx, string(id))
+	if b := v.get(id).branch; b != nil {
+		err = errors.Join(err, b.Close(ctx))
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	delete(v.held, id)
+	return err
+}
+
+// Attach implements postgres.Volumes.
+func (v *volumes) Attach(ctx context.Context, o blockdev.AttachOptions) (blockdev.Attachment, error) {
+	at, err := v.Volumes.Attach(ctx, o)
+	if err != nil {
+		return at, err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if h := v.held[cow.BranchID(o.ID)]; h != nil {
+		h.device, h.dir = at.Device, at.Dir
+	}
+	return at, nil
+}
+
+// attachUser attaches a branch for a user.
+func (v *volumes) attachUser(ctx context.Context, info cow.BranchInfo, dir string) (blockdev.Attachment, error) {
+	if err := v.claim(ctx, info.ID, heldByUser, dir); err != nil {
+		return blockdev.Attachment{}, err
+	}
+	at, err := v.Attach(ctx, blockdev.AttachOptions{
+		ID: string(info.ID), File: v.files.DiskPath(info.Project, info.Name), Dir: dir, WriteThrough: v.through,
+	})
+	if err != nil {
+		err = errors.Join(err, v.release(context.WithoutCancel(ctx), info.ID))
+	}
+	return at, err
+}
+
+// detachUser undoes attachUser.
+func (v *volumes) detachUser(ctx context.Context, id cow.BranchID) error {
+	if v.get(id).by != heldByUser {
+		return blockdev.ErrNotAttached
+	}
+	return v.drop(ctx, id)
+}
+
+func (v *volumes) drop(ctx context.Context, id cow.BranchID) error {
+	if err := v.Detach(ctx, string(id)); err != nil && !errors.Is(err, blockdev.ErrNotAttached) {
+		return err
+	}
+	return v.release(ctx, id)
+}
+
+// detachAll detaches what is still attached.
+func (v *volumes) detachAll(ctx context.Context) error {
+	v.mu.Lock()
+	ids := make([]cow.BranchID, 0, len(v.held))
+	for id := range v.held {
+		ids = append(ids, id)
+	}
+	v.mu.Unlock()
+	errs := make([]error, len(ids))
+	var wg sync.WaitGroup
+	for i, id := range ids {
+		wg.Go(func() { errs[i] = v.drop(ctx, id) })
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
