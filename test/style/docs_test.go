@@ -29,10 +29,10 @@ func packageDoc(t *tree) (found []finding) {
 			}
 			documented++
 			want := "Package " + f.ast.Name.Name + " "
-			if f.ast.Name.Name == "main" {
+			text := f.ast.Doc.Text()
+			if f.ast.Name.Name == "main" && !strings.HasPrefix(text, want) {
 				want = "Command " + path.Base(dir) + " "
 			}
-			text := f.ast.Doc.Text()
 			sentence, _, _ := strings.Cut(strings.ReplaceAll(text, "\n", " ")+" ", ". ")
 			if !strings.HasPrefix(text, want) || len(strings.Fields(sentence)) < 5 {
 				found = append(found, t.at(f.ast.Doc.Pos(), "package comment has to begin with a sentence %q", want+"…"))
