@@ -33,6 +33,9 @@ func TestConformance(t *testing.T) {
 		{"ExclusiveOneFile", dirstore.Options{Exclusive: true, OpenFiles: 1}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			if test.opts.OpenFiles > 0 && testing.Short() {
+				t.Skip("the same as Exclusive, with more opening")
+			}
 			storetest.Run(t, func(t *testing.T) objstore.Store { return open(t, t.TempDir(), test.opts) })
 		})
 	}

@@ -109,12 +109,15 @@ func Open(dir string, opts Options) (*Store, error) {
 		exclusive: opts.Exclusive,
 		swap:      make(chan struct{}, 1),
 	}
+	var err error
 	if opts.FS == nil {
 		s.fs, s.host = vfs.OS(), kernel{}
+		if s.dir, err = filepath.Abs(dir); err != nil {
+			return nil, fmt.Errorf("open store directory: %w", err)
+		}
 	} else {
 		s.host = generic{s.fs}
 	}
-	var err error
 	if s.known, err = lru.New[string, struct{}](directoriesKnownMax); err != nil {
 		return nil, fmt.Errorf("open store directory %s: %w", dir, err)
 	}

@@ -13,7 +13,8 @@
 //
 //	<dir>/branches/x/manifest    an object; its key is branches/x/manifest
 //	<dir>/.tmp/<slot>-<n>        temporary file number n of the store in that slot
-//	<dir>/.tmp/<slot>.lock       flock held by the store in that slot
+//	<dir>/.tmp/<slot>.lock       flock held by the store in that slot (an exclusive
+//	                             one has slot 0 and no such file)
 //	<dir>/.lock                  flock held by an exclusive store (its process id
 //	                             inside), and by others while they open
 //	<dir>/.swap                  flock held while a key is compared and replaced
@@ -57,10 +58,12 @@
 //
 // # Crash behaviour
 //
-// Killed at any instant: an object is there or not, old or new; the next Open
-// cleans .tmp. Power cut: the same, and what was acknowledged is there. An object
-// that was not acknowledged may be seen for an instant by other processes and be
-// gone after a power cut; a refused conditional put first syncs what refused it.
+// Killed at any instant: an object is there or not, old or new. The next Open
+// finds that the store was not closed, syncs the directory's file system (what is
+// read from then on stays) and cleans .tmp. Power cut: the same, and what was
+// acknowledged is there. While a put is under way other callers may see its object
+// an instant before it is durable; a refused conditional put first syncs what
+// refused it.
 //
 // # Concurrency
 //

@@ -30,6 +30,8 @@ type host interface {
 	setLabel(name, tag string)
 	// label returns the tag noted with a file: "" when there is none to be had.
 	label(name string) string
+	// syncAll makes durable what is in a directory and below it.
+	syncAll(dir string) error
 }
 
 // file is an open object. Its methods may be called concurrently, except close.
@@ -78,6 +80,18 @@ func (kernel) label(name string) string {
 		return ""
 	}
 	return string(buf[:n])
+}
+
+func (kernel) syncAll(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return &fs.PathError{Op: "syncfs", Path: dir, Err: err}
+	}
+	return nil
 }
 
 type kernelFile struct {
@@ -148,6 +162,22 @@ func (g generic) open(name string) (file, error) {
 		return nil, err
 	}
 	return genericFile{f}, nil
+}
+
+// syncAll syncs directories only: files are synced before they have a name.
+func (g generic) syncAll(dir string) error {
+	entries, err := g.fs.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if err := g.syncAll(dir + "/" + e.Name()); err != nil {
+				return err
+			}
+		}
+	}
+	return g.fs.SyncDir(dir)
 }
 
 func (generic) setLabel(string, string) {}

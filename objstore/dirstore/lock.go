@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -31,7 +33,7 @@ const (
 // enter makes the store directory, takes the locks, removes what dead processes
 // left behind, and chooses a slot.
 func (s *Store) enter() error {
-	if err := vfs.MkdirAllSync(s.fs, s.dir, 0o700); err != nil {
+	if err := s.makeRoot(); err != nil {
 		return err
 	}
 	// The entries of .tmp mean nothing after a power cut: not synced.
@@ -50,6 +52,29 @@ func (s *Store) enter() error {
 		return nil
 	}
 	return lock.Close()
+}
+
+// makeRoot makes the store directory and what leads to it, durably. That the lock
+// file is there means that an earlier Open has done so.
+func (s *Store) makeRoot() error {
+	if _, err := s.fs.Stat(s.path(lockName)); err == nil {
+		return nil
+	}
+	if err := s.fs.MkdirAll(s.dir, 0o700); err != nil {
+		return err
+	}
+	// All the way up: an earlier process may have made any of them and died.
+	for dir := s.dir; dir != filepath.Dir(dir); {
+		dir = filepath.Dir(dir)
+		err := s.fs.SyncDir(dir)
+		if errors.Is(err, fs.ErrPermission) {
+			return nil // not ours, and neither is what is above it
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // gate takes the lock that all stores open through and an exclusive one keeps.
@@ -102,57 +127,88 @@ func (s *Store) setOwner(text string) error {
 // enterLocked is the part of enter that one store at a time does. Holding the
 // gate means that no exclusive store is alive and nobody else is choosing a slot.
 func (s *Store) enterLocked() error {
-	// What a killed exclusive store left would be taken for a live one's.
-	if err := s.setOwner(""); err != nil {
-		return err
-	}
 	names, err := s.fs.ReadDir(s.path(tmpName))
 	if err != nil {
 		return err
 	}
-	// An exclusive store uses slot 0 and has the gate for its lock.
-	live := make(map[int]bool)
-	for _, e := range names {
-		number, isLock := strings.CutSuffix(e.Name(), ".lock")
-		slot, err := strconv.Atoi(number)
-		if !isLock || err != nil {
-			continue
-		}
-		switch lock, err := s.fs.Lock(s.tmpPath(e.Name())); {
-		case errors.Is(err, vfs.ErrLocked):
-			live[slot] = true
-		case err != nil:
-			return err
-		default:
-			if err := lock.Close(); err != nil {
-				return err
-			}
-		}
+	live, dead, err := s.slots(names)
+	if err != nil {
+		return err
 	}
 	if s.exclusive && len(live) > 0 {
-		return fmt.Errorf("%w by %d other processes that share it: stop them, or choose another directory", ErrInUse, len(live))
+		return fmt.Errorf("%w by %d others that share it: stop them, or choose another directory", ErrInUse, len(live))
 	}
-	for _, e := range names {
-		number, _, isTemp := strings.Cut(e.Name(), "-")
-		slot, err := strconv.Atoi(number)
-		if !isTemp || err != nil || live[slot] {
-			continue
-		}
-		if err := s.fs.Remove(s.tmpPath(e.Name())); err != nil && !absent(err) {
+	if dead || s.owner() != "" {
+		// What a killed process gave a name and did not sync can be read
+		// now. Before anybody builds on it, it must be there for good.
+		s.log.Info("store directory was not closed: syncing it", "dir", s.dir)
+		if err := s.host.syncAll(s.dir); err != nil {
 			return err
 		}
-		s.log.Debug("removed the temporary file of a dead process", "file", s.tmpPath(e.Name()))
+	}
+	if err := s.sweep(names, live); err != nil {
+		return err
 	}
 	if s.exclusive {
 		return s.setOwner(strconv.Itoa(os.Getpid()) + "\n")
 	}
 	for s.slot = 1; live[s.slot]; s.slot++ {
 	}
-	lock, err := s.fs.Lock(s.tmpPath(strconv.Itoa(s.slot) + ".lock"))
+	lock, err := s.fs.Lock(s.slotPath(s.slot))
 	if err != nil {
 		return err
 	}
 	s.locks = append(s.locks, lock)
+	// A killed exclusive store's process id would be taken for a live one's.
+	return s.setOwner("")
+}
+
+// slots returns the slots of live stores, and whether there are any of dead ones.
+// An exclusive store is not among them: it uses slot 0 and the gate is its lock.
+func (s *Store) slots(names []fs.DirEntry) (live map[int]bool, dead bool, err error) {
+	live = make(map[int]bool)
+	for _, e := range names {
+		number, isLock := strings.CutSuffix(e.Name(), ".lock")
+		slot, err := strconv.Atoi(number)
+		if !isLock || err != nil {
+			continue
+		}
+		lock, err := s.fs.Lock(s.tmpPath(e.Name()))
+		if errors.Is(err, vfs.ErrLocked) {
+			live[slot] = true
+			continue
+		}
+		if err != nil {
+			return nil, false, err
+		}
+		dead = true
+		if err := lock.Close(); err != nil {
+			return nil, false, err
+		}
+	}
+	return live, dead, nil
+}
+
+// sweep removes what dead stores have left in .tmp. Their locks go last: as long
+// as one is there, the next Open syncs and sweeps again.
+func (s *Store) sweep(names []fs.DirEntry, live map[int]bool) error {
+	for _, locks := range []bool{false, true} {
+		for _, e := range names {
+			number, isLock := strings.CutSuffix(e.Name(), ".lock")
+			if !isLock {
+				number, _, _ = strings.Cut(e.Name(), "-")
+			}
+			slot, err := strconv.Atoi(number)
+			if err != nil || live[slot] || isLock != locks {
+				continue
+			}
+			name := s.tmpPath(e.Name())
+			if err := s.fs.Remove(name); err != nil && !absent(err) {
+				return err
+			}
+			s.log.Debug("removed a dead process's file", "file", name)
+		}
+	}
 	return nil
 }
 
@@ -161,11 +217,19 @@ func (s *Store) leave() error {
 	var errs []error
 	if s.exclusive {
 		errs = append(errs, s.setOwner(""))
+	} else {
+		// Removed while it is held: nobody takes a lock file that has no name
+		// for a slot, and one with a name means that its store has died.
+		errs = append(errs, s.fs.Remove(s.slotPath(s.slot)))
 	}
 	for _, lock := range s.locks {
 		errs = append(errs, lock.Close())
 	}
 	return errors.Join(errs...)
+}
+
+func (s *Store) slotPath(slot int) string {
+	return s.tmpPath(strconv.Itoa(slot) + ".lock")
 }
 
 func (s *Store) tmpPath(name string) string {

@@ -33,8 +33,11 @@ func (s *Store) put(ctx context.Context, key string, data []byte, cond objstore.
 	defer s.life.RUnlock()
 	// A refusal that is certain already need not write 16 MiB first.
 	if cond != (objstore.Condition{}) {
-		if refusal := s.refusal(key, cond); refusal != nil {
-			return "", s.settle(key, refusal)
+		if err := s.refusal(key, cond); err != nil {
+			if serr := s.settle(key); serr != nil {
+				return "", serr // it would not be certain
+			}
+			return "", err
 		}
 	}
 	tag := objstore.ContentTag(data)
@@ -56,17 +59,21 @@ func (s *Store) put(ctx context.Context, key string, data []byte, cond objstore.
 	return tag, nil
 }
 
-// refusal returns objstore.ErrExists or ErrMismatch when the existence of the
-// object alone decides.
+// refusal returns objstore.ErrExists or ErrMismatch when the condition does not
+// hold now. That it holds now means nothing: see place.
 func (s *Store) refusal(key string, cond objstore.Condition) error {
-	info, err := s.fs.Stat(s.path(key))
-	switch {
-	case cond.IfAbsent && err == nil && info.Mode().IsRegular():
-		return objstore.ErrExists
-	case cond.IfMatch != "" && absent(err):
+	if cond.IfAbsent {
+		info, err := s.fs.Stat(s.path(key))
+		if err == nil && info.Mode().IsRegular() {
+			return objstore.ErrExists
+		}
+		return nil
+	}
+	tag, err := s.tag(key)
+	if absent(err) || err == nil && tag != cond.IfMatch {
 		return objstore.ErrMismatch
 	}
-	return nil
+	return err
 }
 
 // stage writes a synced temporary file. On error it leaves none.
@@ -113,7 +120,10 @@ func (s *Store) commit(ctx context.Context, tmp, key string, cond objstore.Condi
 	case errors.Is(err, objstore.ErrExists), errors.Is(err, objstore.ErrMismatch):
 		// Whoever won may not have synced yet, and the caller will build on
 		// what it is told now.
-		return errors.Join(err, s.syncDir(dir))
+		if serr := s.syncDir(dir); serr != nil {
+			return serr
+		}
+		return err
 	case err != nil:
 		return full(err)
 	}
@@ -136,11 +146,7 @@ func (s *Store) place(ctx context.Context, tmp, key string, cond objstore.Condit
 	}
 	defer unlock()
 	if cond.IfMatch != "" {
-		tag, err := s.tag(key)
-		if absent(err) || err == nil && tag != cond.IfMatch {
-			return objstore.ErrMismatch
-		}
-		if err != nil {
+		if err := s.refusal(key, cond); err != nil {
 			return err
 		}
 	}
@@ -173,19 +179,17 @@ func (s *Store) blocked(key string, err error) error {
 }
 
 // settle makes durable what a refusal rests on.
-func (s *Store) settle(key string, refusal error) error {
+func (s *Store) settle(key string) error {
 	s.dirs.RLock()
 	defer s.dirs.RUnlock()
 	dir := parent(key)
-	if errors.Is(refusal, objstore.ErrExists) {
-		if err := s.makeDirs(dir); err != nil {
-			return err
-		}
+	if !s.isDir(s.path(dir)) {
+		return nil // there is nothing, and nothing to sync
 	}
-	if err := s.syncDir(dir); err != nil && !absent(err) {
+	if err := s.makeDirs(dir); err != nil {
 		return err
 	}
-	return refusal
+	return s.syncDir(dir)
 }
 
 // Delete removes an object. See objstore.Store.
