@@ -82,8 +82,14 @@ func (r *request) detach(ctx context.Context, resp *response) error {
 			return err
 		}
 	}
-	if ours {
+	switch {
+	case ours:
 		if err := r.unbind(ctx, l); err != nil {
+			return err
+		}
+	case a.WriteThrough && !strings.HasPrefix(l.tag(), tagStart):
+		// An earlier try unmounted it and died; the kernel unbound it.
+		if err := restoreWriteCache(a.Number); err != nil {
 			return err
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -135,8 +136,7 @@ func foreignBough(n int) bool {
 		return false
 	}
 	defer l.close()
-	tag := l.tag()
-	return len(tag) > 6 && tag[:6] == "bough:"
+	return strings.HasPrefix(l.tag(), tagStart)
 }
 
 // refuseServed returns an error that wraps ErrInUse when a live process serves a

@@ -130,6 +130,19 @@ func helperMain(in io.Reader, out io.Writer) int {
 // take to die before it is said to hang in the kernel.
 const helperGrace = 500 * time.Millisecond
 
+// hungError says that a helper was killed and did not die: it waits in the kernel
+// for a device that does not answer. What it was doing may still happen.
+type hungError struct {
+	ended <-chan struct{} // closed when the helper is gone
+	cause error
+}
+
+func (e *hungError) Error() string {
+	return "helper process hangs in the kernel, waiting for the device: " + e.cause.Error()
+}
+
+func (e *hungError) Unwrap() error { return e.cause }
+
 // runHelper has a child process carry out req.
 func runHelper(ctx context.Context, timeout time.Duration, req request) (response, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
@@ -145,13 +158,16 @@ func runHelper(ctx context.Context, timeout time.Duration, req request) (respons
 		err  error
 	}
 	done := make(chan result, 1)
+	ended := make(chan struct{})
 	go func() { // ends with the child
+		defer close(ended)
 		var out, said bytes.Buffer
 		cmd := exec.CommandContext(ctx, "/proc/self/exe")
 		cmd.Args = []string{helperName}
-		// The least environment: messages in English, and no collection of garbage
-		// in a process that lives for milliseconds.
-		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "GOGC=off"}
+		// The least environment: messages in English, no collection of garbage in a
+		// process that lives for milliseconds, and, under the race detector, no second
+		// of sleep at its end.
+		cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "LC_ALL=C", "GOGC=off", "GORACE=atexit_sleep_ms=0"}
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(text), &out, &said
 		// A process group of its own: a terminal's interrupt must not stop an
 		// unmount half-way, and mkfs must die with the helper.
@@ -178,7 +194,7 @@ func runHelper(ctx context.Context, timeout time.Duration, req request) (respons
 		select {
 		case r = <-done:
 		case <-timer.C:
-			return response{}, fmt.Errorf("helper process hangs in the kernel, waiting for the device: %w", ctx.Err())
+			return response{}, &hungError{ended: ended, cause: ctx.Err()}
 		}
 	}
 	if r.err != nil {

@@ -35,6 +35,9 @@ const (
 	pollEvery = 2 * time.Millisecond
 )
 
+// tagStart begins the tags of all state directories.
+const tagStart = "bough:"
+
 // loopTag is what a loop device of a branch carries in its lo_file_name, which the
 // kernel keeps but does not use. Unlike the path of the backing file, it still says
 // whose the device is after the FUSE mount was lazily unmounted or the branch was
@@ -49,7 +52,7 @@ func loopTag(state, id string) string {
 
 func stateTag(state string) string {
 	sum := sha256.Sum256([]byte(state))
-	return "bough:" + hex.EncodeToString(sum[:6]) + ":"
+	return tagStart + hex.EncodeToString(sum[:6]) + ":"
 }
 
 func loopPath(n int) string { return "/dev/loop" + strconv.Itoa(n) }
@@ -214,8 +217,8 @@ func ownedLoops(tagPrefix, mnt string) (map[int]string, error) {
 		}
 		tag := l.tag()
 		_ = l.close()
-		whose := strings.HasPrefix(tag, "bough:")
-		if strings.HasPrefix(tag, tagPrefix) || !whose && mnt != "" && strings.HasPrefix(backing, mnt+"/") {
+		marked := strings.HasPrefix(tag, tagStart)
+		if strings.HasPrefix(tag, tagPrefix) || !marked && mnt != "" && strings.HasPrefix(backing, mnt+"/") {
 			owned[n] = tag
 		}
 	}

@@ -119,10 +119,19 @@ func (v *Volumes) Attach(ctx context.Context, o AttachOptions) (Attachment, erro
 	if err != nil {
 		return Attachment{}, fmt.Errorf("attach branch %s: %w", o.ID, err)
 	}
-	defer done()
+	a, err := v.attach(ctx, vol, o)
+	v.yield(err, done, func() { v.purgeLate(o.ID) })
+	if err != nil {
+		return Attachment{}, fmt.Errorf("attach branch %s: %w", o.ID, err)
+	}
+	return a, nil
+}
+
+// attach is Attach for who has the turn.
+func (v *Volumes) attach(ctx context.Context, vol *volume, o AttachOptions) (Attachment, error) {
 	if a := vol.attached; a != nil {
 		if a.File != o.File || a.Dir != o.Dir || o.Format {
-			return Attachment{}, fmt.Errorf("attach branch %s: %w: %s as %s at %q", o.ID, ErrAttached, a.File, a.Device, a.Dir)
+			return Attachment{}, fmt.Errorf("%w: %s as %s at %q", ErrAttached, a.File, a.Device, a.Dir)
 		}
 		return *a, nil
 	}
@@ -131,28 +140,52 @@ func (v *Volumes) Attach(ctx context.Context, o AttachOptions) (Attachment, erro
 		Attachment: Attachment{ID: o.ID, File: o.File, Dir: o.Dir, WriteThrough: o.WriteThrough},
 		Format:     o.Format,
 	})
-	if err != nil {
-		return Attachment{}, fmt.Errorf("attach branch %s: %w", o.ID, errors.Join(err, v.purge(ctx, o.ID, resp)))
+	var hung *hungError
+	switch {
+	case err == nil:
+		for _, note := range resp.Notes {
+			v.opts.Logger.Warn("attach branch", "branch", o.ID, "note", note)
+		}
+		vol.attached = &resp.Attachment
+		return resp.Attachment, nil
+	case resp.Error != nil, errors.As(err, &hung):
+		// The helper has cleaned up after itself, or nothing can be done yet.
+		return Attachment{}, err
 	}
-	for _, note := range resp.Notes {
-		v.opts.Logger.Warn("attach branch", "branch", o.ID, "note", note)
-	}
-	vol.attached = &resp.Attachment
-	return resp.Attachment, nil
+	return Attachment{}, errors.Join(err, v.purge(context.WithoutCancel(ctx), o.ID))
 }
 
-// purge takes away what a helper left that could not answer: it was killed.
-func (v *Volumes) purge(ctx context.Context, id string, resp response) error {
-	if resp.Error != nil {
-		return nil // it has cleaned up after itself
+// yield gives back the turn on a branch, at once, or, when err says that a helper
+// hangs, after that is gone and afterwards has run: until then nobody can know what
+// is attached.
+func (v *Volumes) yield(err error, done, afterwards func()) {
+	var hung *hungError
+	if !errors.As(err, &hung) {
+		done()
+		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*busyWait+helperGrace)
+	go func() { // ends with the helper, which ends when the device answers or fails
+		<-hung.ended
+		afterwards()
+		done()
+	}()
+}
+
+// purge takes away what a killed helper left of a branch.
+func (v *Volumes) purge(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, v.opts.Timeout)
 	defer cancel()
 	resp, err := v.run(ctx, request{Op: "cleanup", Attachment: Attachment{ID: id}})
 	if err == nil && len(resp.Report.Busy) > 0 {
 		err = fmt.Errorf("%w: %v", ErrBusy, resp.Report.Busy)
 	}
 	return err
+}
+
+func (v *Volumes) purgeLate(id string) {
+	if err := v.purge(context.Background(), id); err != nil {
+		v.opts.Logger.Error("clean up after a failed attach", "branch", id, "err", err)
+	}
 }
 
 // Detach unmounts a branch and unbinds its device. It waits until programs have
@@ -168,14 +201,18 @@ func (v *Volumes) Detach(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("detach branch %s: %w", id, err)
 	}
-	defer done()
 	if vol.attached == nil {
+		done()
 		return fmt.Errorf("detach branch %s: %w", id, ErrNotAttached)
 	}
-	if _, err := v.run(ctx, request{Op: "detach", Attachment: *vol.attached}); err != nil {
+	_, err = v.run(ctx, request{Op: "detach", Attachment: *vol.attached})
+	if err == nil {
+		vol.attached = nil
+	}
+	v.yield(err, done, func() {})
+	if err != nil {
 		return fmt.Errorf("detach branch %s: %w", id, err)
 	}
-	vol.attached = nil
 	return nil
 }
 
@@ -195,11 +232,13 @@ func (v *Volumes) onAttached(ctx context.Context, op, id string) error {
 	if err != nil {
 		return fmt.Errorf("%s branch %s: %w", op, id, err)
 	}
-	defer done()
 	if vol.attached == nil {
+		done()
 		return fmt.Errorf("%s branch %s: %w", op, id, ErrNotAttached)
 	}
-	if _, err := v.run(ctx, request{Op: op, Attachment: *vol.attached}); err != nil {
+	_, err = v.run(ctx, request{Op: op, Attachment: *vol.attached})
+	v.yield(err, done, func() {})
+	if err != nil {
 		return fmt.Errorf("%s branch %s: %w", op, id, err)
 	}
 	return nil

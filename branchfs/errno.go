@@ -16,7 +16,7 @@ type errnoer interface {
 	Errno() syscall.Errno
 }
 
-// errnoOf maps an error of a Source or a Disk to the errno that the kernel is
+// errnoOf maps an error of a Disk to the errno that the kernel is
 // told. known is false when nothing in err says which it should be: the answer is
 // then EIO, and the cause is lost unless it is logged.
 //
@@ -35,18 +35,29 @@ func errnoOf(err error, beyondEnd syscall.Errno) (errno syscall.Errno, known boo
 		return syscall.ENOSPC, true
 	case errors.Is(err, context.Canceled):
 		return syscall.EINTR, true
+	}
+	return syscall.EIO, false
+}
+
+// lookupErrno is errnoOf for what finds, lists and opens branches, where an error may
+// say that there is none.
+func lookupErrno(err error) (errno syscall.Errno, known bool) {
+	errno, known = errnoOf(err, syscall.EINVAL)
+	switch {
+	case known:
+		return errno, true
 	case errors.Is(err, fs.ErrNotExist):
 		return syscall.ENOENT, true
 	case errors.Is(err, fs.ErrPermission):
 		return syscall.EACCES, true
 	}
-	return syscall.EIO, false
+	return errno, false
 }
 
-// status answers a request that failed with err, and logs an error that has no
+// status answers a request on the tree that failed with err, and logs an error that has no
 // errno of its own: the caller sees a bare EIO.
 func (f *fileSystem) status(op, path string, err error) fuse.Status {
-	errno, known := errnoOf(err, syscall.EINVAL)
+	errno, known := lookupErrno(err)
 	if !known {
 		f.log.Error("request failed", "op", op, "path", path, "err", err)
 	}

@@ -101,13 +101,6 @@ func (t *nodeTable) forget(id, count uint64) {
 	delete(t.byKey, n.key)
 }
 
-// len returns the number of nodes that the kernel knows.
-func (t *nodeTable) len() int {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return len(t.byID)
-}
-
 // ino is the inode number that stat(2) shows: the same for the same thing after
 // the kernel forgot it and after a restart.
 func (k key) ino() uint64 {
