@@ -154,6 +154,18 @@ func decodeHeader(block []byte) (fileHeader, fileState) {
 	return fileHeader{}, fileFree
 }
 
+// endedLives returns the lives that the markers in slot 0 say have ended. They
+// may be two: a crash can leave one copy of the header a life behind, and the
+// next crash one copy of the marker that ends the life after it.
+func endedLives(block []byte) (lives [2]nonce) {
+	for i, b := range [][]byte{block, block[headerCopyAt:]} {
+		if h, state := decodeHeaderCopy(b); state == copyFree {
+			lives[i] = h.nonce
+		}
+	}
+	return lives
+}
+
 // stateBeside tells the state of a file with exactly one live copy, given the other.
 func stateBeside(live, other fileHeader, state copyState) fileState {
 	if state == copyFree && other.nonce == live.nonce {

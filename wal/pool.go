@@ -148,6 +148,11 @@ func OpenPool(fsys vfs.FS, dir string, o PoolOptions) (*Pool, error) {
 
 // scan sorts the files of the directory into spares and quarantine.
 func (p *Pool) scan() error {
+	// The process before this one may have died between making a file and
+	// syncing the directory. Its name is there, but not durable yet.
+	if err := p.fs.SyncDir(p.dir); err != nil {
+		return err
+	}
 	list, err := p.fs.ReadDir(p.dir)
 	if err != nil {
 		return err
@@ -192,6 +197,14 @@ func (p *Pool) scanFile(s *scanner, id uint64) error {
 	// A file of another size was being made when its process ended, or is
 	// left from other settings.
 	if int64(pf.slots)*BlockSize == p.opts.FileBytes && p.used+len(p.spares) < p.files {
+		// The marker was seen, which does not mean that it is durable: the
+		// process may have died while it wrote it. If the next life's first
+		// write and the marker were both lost in part, the old header could
+		// be found above data of the new life.
+		if err := pf.file.Sync(); err != nil {
+			_ = pf.file.Close()
+			return err
+		}
 		p.spares = append(p.spares, pf)
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/bough-db/bough/vfs"
 )
@@ -152,11 +153,12 @@ func inspect(s *scanner) (fileHeader, fileState, error) {
 	if state != fileFree || s.slots < 2 {
 		return h, state, nil
 	}
+	ended := endedLives(b)
 	if b, err = s.block(firstRecordSlot); err != nil {
 		return h, fileCorrupt, err
 	}
 	first := decodeRecord(b)
-	if first.nonce == h.nonce || !isRecord(b, first.nonce, firstRecordSlot) {
+	if slices.Contains(ended[:], first.nonce) || !isRecord(b, first.nonce, firstRecordSlot) {
 		return h, fileFree, nil
 	}
 	later, err := laterRecord(s, first.nonce, firstRecordSlot+1, first.seq)
