@@ -21,6 +21,9 @@ const (
 	requestBlocks = 256
 	// holesMax bounds the list of discarded ranges that a lookup walks.
 	holesMax = 128
+	// batchEntriesMax bounds the entries of a batch, and the blocks that it maps,
+	// when it is made of many short discards.
+	batchEntriesMax = 1 << 14
 	// holeBlocksMin is the shortest discarded range that is kept as a range.
 	holeBlocksMin = 65
 )
@@ -38,11 +41,12 @@ type span struct{ first, end uint64 }
 // batch is the writes between two barriers. It is guarded by its branch's mu,
 // but for what the leader owns while it writes it.
 type batch struct {
-	recs  []*wal.Record // not yet written, in order; the last one is being filled
-	where map[uint64]loc
-	holes []span // discarded long ranges; where overrides them
-	slots int    // of all records, written or not
-	full  int    // blocks in recs but the last: what may be spilled
+	recs    []*wal.Record // not yet written, in order; the last one is being filled
+	where   map[uint64]loc
+	holes   []span // discarded long ranges; where overrides them
+	slots   int    // of all records, written or not
+	entries int    // at least as many as the records have
+	full    int    // blocks in recs but the last: what may be spilled
 
 	frozen []*wal.Record // being spilled: not to be changed any more
 
@@ -60,6 +64,14 @@ type batch struct {
 func newBatch() *batch {
 	return &batch{
 		where: make(map[uint64]loc), done: make(chan struct{}), turn: make(chan struct{}, 1),
+	}
+}
+
+// wakeOne lets one of those who wait for the batch look again.
+func (bt *batch) wakeOne() {
+	select {
+	case bt.turn <- struct{}{}:
+	default:
 	}
 }
 
@@ -100,6 +112,7 @@ func (bt *batch) block(b uint64, pool recordPool) []byte {
 			r := bt.recs[n-1]
 			if buf, idx, ok := r.AddBlock(b); ok {
 				bt.slots++
+				bt.entries++
 				bt.where[b] = loc{rec: r, idx: int32(idx)}
 				return buf
 			}
@@ -116,6 +129,7 @@ func (bt *batch) discard(kind wal.Kind, first, count uint64, pool recordPool) {
 		}
 		bt.addRecord(pool)
 	}
+	bt.entries++
 	end := first + count
 	if count < holeBlocksMin {
 		for b := first; b < end; b++ {
@@ -143,7 +157,8 @@ func (bt *batch) discard(kind wal.Kind, first, count uint64, pool recordPool) {
 
 // mustClose tells that the batch has to be committed before it grows further.
 func (bt *batch) mustClose() bool {
-	return bt.slots >= batchSlotsMax || len(bt.holes) >= holesMax
+	return bt.slots >= batchSlotsMax || len(bt.holes) >= holesMax ||
+		bt.entries >= batchEntriesMax || len(bt.where) >= batchEntriesMax
 }
 
 // moved notes that the records were written to the segment of the log: their

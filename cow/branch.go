@@ -35,7 +35,7 @@ type Branch struct {
 	closing    bool
 	queue      []*liveSegment // sealed, not yet counted as stored, in order
 	stored     wal.SegmentNo  // all segments up to this one are in the store
-	partial    map[uint64]int // blocks being read for a write of a part of them
+	partial    map[uint64]partialBlock
 	counters   counters
 
 	// journal takes the batches; only the leader changes it, under mu.

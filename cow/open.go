@@ -120,7 +120,7 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID) (*Branch, error
 	s.forked.Remove(id)
 	b := &Branch{
 		store: s, id: id, log: m.own(), lineage: m.Lineage, epoch: m.Epoch, size: m.Size,
-		open: newBatch(), nextSeq: l.at.Seq + 1, partial: map[uint64]int{},
+		open: newBatch(), nextSeq: l.at.Seq + 1, partial: map[uint64]partialBlock{},
 		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, tree: l.tree, head: l.at,
 	}
 	b.leadFree = sync.NewCond(&b.mu)

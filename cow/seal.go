@@ -20,6 +20,7 @@ type liveSegment struct {
 	journal *wal.Journal
 	since   time.Time    // when its first barrier was acknowledged
 	bytes   atomic.Int64 // of its batches
+	entries int          // of its batches, at most; the leader's
 	lastSeq wal.Seq      // once sealed
 	stored  bool         // guarded by the branch's mu
 	cut     *cut         // the tree at its end, if a checkpoint is due there
@@ -31,6 +32,10 @@ type cut struct {
 	segment wal.SegmentNo
 	seq     wal.Seq
 }
+
+// segmentEntriesMax is how many entries end a segment before its slots do, so that
+// a journal of nothing but short discards has a footer of a bounded size.
+const segmentEntriesMax = 1 << 16
 
 // ensureJournal sees to it that the open batch fits in the journal, sealing and
 // replacing the one that is too full. It waits while the journals' budget is
@@ -50,7 +55,7 @@ func (b *Branch) ensureJournal(spill bool) error {
 			want = batchSlotsSpan
 		}
 		if b.journal != nil {
-			if b.journal.journal.Room() >= want {
+			if b.journal.journal.Room() >= want && b.journal.entries < segmentEntriesMax {
 				return nil
 			}
 			b.seal()
@@ -78,8 +83,18 @@ func (b *Branch) createJournal(number wal.SegmentNo) (*wal.Journal, error) {
 	defer cancel()
 	for {
 		j, err := b.store.journals.Create(b.ctx, h)
-		if err == nil || !errors.Is(err, wal.ErrFull) {
-			return j, err
+		if err == nil {
+			// A file of another size could not take every batch, or has slots
+			// that no address can name.
+			if slots := j.Room() + 1; slots <= batchSlotsSpan || slots > slotMax+1 {
+				j.Release()
+				return nil, fmt.Errorf("journal file of %d bytes: from %d to %d are needed",
+					slots*BlockSize, (batchSlotsSpan+1)*BlockSize, (slotMax+1)*BlockSize)
+			}
+			return j, nil
+		}
+		if !errors.Is(err, wal.ErrFull) {
+			return nil, err
 		}
 		b.store.log.Warn("no room for a journal file: writes wait", "branch", b.id, "err", err)
 		if !pause(ctx, fullPoll) {
@@ -117,7 +132,11 @@ func (b *Branch) armSeal(ls *liveSegment) {
 			return
 		}
 		if b.open.journal == ls && b.commit() != nil {
-			return // the open batch has spilled into it, and has to be whole first
+			// The open batch has spilled into it, and has to be whole first.
+			if b.failed == nil && !b.closing {
+				b.armSeal(ls)
+			}
+			return
 		}
 		if b.journal == ls {
 			b.seal()

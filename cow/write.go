@@ -55,21 +55,20 @@ func (b *Branch) writePart(ctx context.Context, p []byte, off int64) error {
 	whole := make([]byte, (last-first+1)*BlockSize)
 	for {
 		b.mu.Lock()
-		for _, e := range edges {
-			b.partial[e]++
-		}
+		seen := b.beginPartial(edges)
 		b.mu.Unlock()
 		err := b.readEdges(ctx, whole, first, edges)
 		b.mu.Lock()
-		again := b.endPartial(edges)
-		if err == nil && !again {
+		if err == nil {
+			// Before endPartial: while this waits, others change the blocks.
 			err = b.admit()
 		}
+		changed := b.endPartial(edges, seen)
 		if err != nil {
 			b.mu.Unlock()
 			return err
 		}
-		if !again {
+		if !changed {
 			break
 		}
 		b.mu.Unlock()
@@ -91,32 +90,55 @@ func (b *Branch) readEdges(ctx context.Context, whole []byte, first uint64, edge
 	return nil
 }
 
-// partialStale is added to partial when the block changed after it was read.
-const partialStale = 1 << 20
+// partialBlock is a block of which somebody is writing a part: the rest of it
+// is being read.
+type partialBlock struct {
+	writers int
+	changes uint64 // how often it has changed since the first of them began
+}
 
-// endPartial takes the blocks off the list of those being read for a partial
-// write and tells whether one of them has changed since. mu is held.
-func (b *Branch) endPartial(edges []uint64) (again bool) {
-	for _, e := range edges {
-		n := b.partial[e]
-		again = again || n >= partialStale
-		if n--; n&(partialStale-1) == 0 {
+// beginPartial notes that the blocks are about to be read for a write of a part
+// of them, and returns how often each has changed so far. mu is held.
+func (b *Branch) beginPartial(edges []uint64) (seen [2]uint64) {
+	for i, e := range edges {
+		pb := b.partial[e]
+		pb.writers++
+		b.partial[e] = pb
+		seen[i] = pb.changes
+	}
+	return seen
+}
+
+// endPartial takes back what beginPartial noted and tells whether one of the
+// blocks has changed since. mu is held.
+func (b *Branch) endPartial(edges []uint64, seen [2]uint64) (changed bool) {
+	for i, e := range edges {
+		pb := b.partial[e]
+		changed = changed || pb.changes != seen[i]
+		if pb.writers--; pb.writers == 0 {
 			delete(b.partial, e)
 		} else {
-			b.partial[e] = n
+			b.partial[e] = pb
 		}
 	}
-	return again
+	return changed
 }
 
 // putBlock copies one block into the open batch. mu is held.
 func (b *Branch) putBlock(block uint64, p []byte) {
 	if len(b.partial) > 0 {
-		if n, ok := b.partial[block]; ok {
-			b.partial[block] = n | partialStale
-		}
+		b.changed(block)
 	}
 	copy(b.open.block(block, b.store.journals), p)
+}
+
+// changed tells those who are writing a part of the block that what they read
+// of it is old. mu is held.
+func (b *Branch) changed(block uint64) {
+	if pb, ok := b.partial[block]; ok {
+		pb.changes++
+		b.partial[block] = pb
+	}
 }
 
 // admit waits until the open batch may grow. mu is held.
@@ -194,7 +216,7 @@ func (b *Branch) discard(ctx context.Context, kind wal.Kind, off, n int64) error
 	first, count := uint64(off/BlockSize), uint64(n/BlockSize)
 	for blk := range b.partial {
 		if blk >= first && blk < first+count {
-			b.partial[blk] |= partialStale
+			b.changed(blk)
 		}
 	}
 	b.open.discard(kind, first, count, b.store.journals)
@@ -233,6 +255,7 @@ func (b *Branch) waitBatch(bt *batch) error {
 	defer func() { bt.waiters-- }()
 	for !bt.finished {
 		if b.failed != nil {
+			bt.wakeOne() // the turn may have been meant for somebody who also waits
 			return b.failed
 		}
 		if bt == b.open && !b.leading {
@@ -269,10 +292,7 @@ func (b *Branch) lead() {
 func (b *Branch) releaseLead() {
 	b.leading = false
 	if b.open.waiters > 0 {
-		select {
-		case b.open.turn <- struct{}{}:
-		default:
-		}
+		b.open.wakeOne()
 	}
 	if b.leadWanted > 0 {
 		b.leadFree.Broadcast()
@@ -306,6 +326,7 @@ func (b *Branch) commit() error {
 	b.nextSeq++
 	b.counters.batches++
 	ls.bytes.Add(int64(bt.slots) * BlockSize)
+	ls.entries += bt.entries
 	b.committing = nil
 	for _, r := range bt.recs {
 		r.Free()
