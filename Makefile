@@ -22,11 +22,12 @@ BOUGH_STATE   ?= $(HOME)/.local/state/bough
 endif
 BOUGH_PROJECT ?= demo
 
-# make soak, make bench, make fuzz
-SOAK      ?= 30m
-BENCH     ?= .
-BENCHTIME ?= 1s
-FUZZTIME  ?= 30s
+# make soak, make bench, make microbench, make fuzz
+SOAK       ?= 30m
+BENCHFLAGS ?=
+BENCH      ?= .
+BENCHTIME  ?= 1s
+FUZZTIME   ?= 30s
 
 .PHONY: build
 build: ## build the static binary bin/bough
@@ -56,7 +57,11 @@ soak: deps build ## the long tests, for SOAK=30m each
 	BOUGH_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak' ./...
 
 .PHONY: bench
-bench: ## Go benchmarks; BENCH=regexp BENCHTIME=1s
+bench: deps build ## bough against this machine's own file system (BENCHFLAGS=-h: how)
+	$(GO) run ./test/bench -bough bin/bough $(BENCHFLAGS)
+
+.PHONY: microbench
+microbench: ## Go benchmarks; BENCH=regexp BENCHTIME=1s
 	$(GO) test -run '^$$' -bench '$(BENCH)' -benchtime $(BENCHTIME) -benchmem ./...
 
 .PHONY: fuzz
@@ -73,7 +78,7 @@ clean: ## remove what was built
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Tools are pinned in a module of their own, so that they never reach go.mod.
 bin/staticcheck: tools/go.mod tools/go.sum

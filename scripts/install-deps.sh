@@ -109,4 +109,7 @@ if ! have_server && ! installed postgresql-common; then
     /etc/postgresql-common/createcluster.conf
 fi
 apt_get install "${missing[@]}" >/dev/null
-hash -r
+if ! still=$("$0" --check "$purpose"); then
+  echo "installed, but what these packages should hold is not there: ${still//$'\n'/ }" >&2
+  exit 1
+fi
