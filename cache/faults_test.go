@@ -288,7 +288,7 @@ func TestFramesBitFlips(t *testing.T) {
 	}
 	for i := range flips {
 		// The header, a table, or anything that was written.
-		at := []int{rnd.IntN(28), headerBytes + rnd.IntN(n*tableEntryBytes/3), headerBytes + table + rnd.IntN(regionBytesMin)}[i%3]
+		at := []int{rnd.IntN(28), headerBytes + rnd.IntN(n*tableEntryBytes/3), headerBytes + table + rnd.IntN(regionBytesMin-table)}[i%3]
 		hits, damaged := flip(t, mem, image, at, byte(1)<<rnd.IntN(8), n)
 		switch {
 		case i%3 == 0 && hits != 0 && hits != n:
