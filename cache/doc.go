@@ -26,8 +26,9 @@
 //  3. Put never waits for the disk, and Get never holds a lock while it reads it.
 //  4. Every entry of the index points to a region that lists its hash; every region is
 //     free, open, pending or queued, and only one of these.
-//  5. Evicting a region frees at least half of one, however hot everything is: the disk
-//     writes at most about twice what is stored.
+//  5. Evicting a main region frees at least half of it, however hot everything is. So the
+//     disk writes at most three times what is stored: once when it comes, once when it
+//     moves to the main queue, and once more for what has to move within it.
 //
 // # Eviction
 //

@@ -148,7 +148,7 @@ func (f *Frames) victim() (no uint32, q queueID) {
 // survivors lists the slots in the region that were used since they were written.
 // Of a main region it keeps the most used, up to half of the region: that every
 // eviction frees at least half a region bounds what the disk has to write when
-// everything is in use, to twice what is stored.
+// everything is in use, to three times what is stored.
 func (f *Frames) survivors(no uint32, q queueID, hashes []uint64) []survivor {
 	var kept []survivor
 	for _, hash := range hashes {

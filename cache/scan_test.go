@@ -117,3 +117,56 @@ func TestScanResistance(t *testing.T) {
 		})
 	}
 }
+
+// TestFramesWriteAmplification uses everything all the time, which is the worst that
+// can happen to a cache that moves what is used: once when it comes, once to the main
+// queue, and once more within it.
+func TestFramesWriteAmplification(t *testing.T) {
+	f := openTest(t, vfs.OS(), t.TempDir(), 16<<20)
+	const frame = 24 << 10
+	const n = 4000 // six times what fits
+	for i := range n {
+		f.Put(Key{Segment: uint64(i)}, make([]byte, frame))
+		for k := range f.index.shards {
+			s := &f.index.shards[k]
+			s.mu.Lock()
+			for j := range s.entries {
+				if e := &s.entries[j]; e.loc != 0 {
+					e.loc = e.loc.withFreq(freqMax)
+				}
+			}
+			s.mu.Unlock()
+		}
+		f.settle()
+	}
+	s := f.Stats()
+	if s.Dropped > 0 || s.Kept == 0 || float64(s.Written) > 3.05*n*frame {
+		t.Errorf("%d bytes written for %d bytes stored, %d moved, %d dropped", s.Written, n*frame, s.Kept, s.Dropped)
+	}
+	t.Logf("%.2f bytes written for each one stored", float64(s.Written)/(n*frame))
+	check(t, f)
+}
+
+// TestFramesComeBack: a frame that is stored again soon after it was evicted unused
+// goes to the main queue, where a scan does not reach it.
+func TestFramesComeBack(t *testing.T) {
+	f := openTest(t, vfs.OS(), t.TempDir(), testBytes)
+	back := Key{Log: "back"}
+	f.Put(back, make([]byte, 24<<10))
+	next := 0
+	scan := func(until func() bool) {
+		for ; !until(); next++ {
+			f.Put(Key{Log: "scan", Segment: uint64(next)}, make([]byte, 24<<10))
+			f.settle()
+		}
+	}
+	there := func() bool { _, ok := f.index.peek(back.hash(f.salt)); return ok }
+	scan(func() bool { return !there() })
+	f.Put(back, make([]byte, 24<<10))
+	end := next + 2000 // five times what fits
+	scan(func() bool { return next == end })
+	if !there() {
+		t.Error("a frame that came back was evicted by a scan")
+	}
+	check(t, f)
+}
