@@ -31,7 +31,7 @@ func (r *request) attach(ctx context.Context, resp *response) (err error) {
 	}
 	defer l.close()
 	a.Number, a.Device = l.number, loopPath(l.number)
-	a.Boot, a.Since = bootID(), time.Now().UTC()
+	a.DiskSeq, a.Boot, a.Since = diskSeq(l.number), bootID(), time.Now().UTC()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, r.unbind(ctx, l), removeRecord(r.State, a.ID))
@@ -76,7 +76,8 @@ func (r *request) detach(ctx context.Context, resp *response) error {
 		return err
 	}
 	defer l.close()
-	ours := l.tag() == loopTag(r.State, a.ID)
+	tag, _ := l.tag()
+	ours := r.owns(a, tag)
 	if ours && a.Dir != "" {
 		if err := unmountWhenIdle(ctx, a); err != nil {
 			return err
@@ -87,7 +88,7 @@ func (r *request) detach(ctx context.Context, resp *response) error {
 		if err := r.unbind(ctx, l); err != nil {
 			return err
 		}
-	case a.WriteThrough && !strings.HasPrefix(l.tag(), tagStart):
+	case a.WriteThrough && !strings.HasPrefix(tag, tagStart):
 		// An earlier try unmounted it and died; the kernel unbound it.
 		if err := restoreWriteCache(a.Number); err != nil {
 			return err
@@ -96,19 +97,24 @@ func (r *request) detach(ctx context.Context, resp *response) error {
 	return removeRecord(r.State, a.ID)
 }
 
+// owns reports whether loop device a.Number still has the binding that a tells of.
+func (r *request) owns(a Attachment, tag string) bool {
+	if a.DiskSeq != "" {
+		_, err := os.Stat(loopSys(a.Number, "loop/backing_file"))
+		return err == nil && diskSeq(a.Number) == a.DiskSeq && a.Boot == bootID()
+	}
+	return tag == loopTag(r.State, a.ID)
+}
+
 // unbind puts back the write cache setting of l, unbinds it, and waits until it is.
 // It closes l.
 func (r *request) unbind(ctx context.Context, l *loop) error {
-	tag := l.tag()
-	restore := restoreWriteCache
-	if tag != "" { // what it shows is true, and seldom needs the change
-		restore = func(n int) error { return setWriteCache(n, false) }
-	}
-	err := errors.Join(restore(l.number), l.clear(), l.close())
+	seq := diskSeq(l.number)
+	err := errors.Join(setWriteCache(l.number, false), l.clear(), l.close())
 	if err != nil {
 		return err
 	}
-	if err := waitCleared(ctx, l.number, tag); err != nil {
+	if err := waitCleared(ctx, l.number, seq); err != nil {
 		return fmt.Errorf("detach %s: %w: %w%s", loopPath(l.number), ErrBusy, err, usedBy(loopPath(l.number)))
 	}
 	return nil

@@ -44,21 +44,24 @@ func (r *request) cleanup(ctx context.Context, resp *response) error {
 			return err
 		}
 	}
-	prefix, mnt := stateTag(r.State), r.Mnt
-	if id != "" {
-		prefix, mnt = loopTag(r.State, id), ""
+	records, err := readRecords(r.State)
+	if err != nil {
+		return err
 	}
-	owned, err := ownedLoops(prefix, mnt)
+	if id != "" {
+		records = slices.DeleteFunc(records, func(a Attachment) bool { return a.ID != id })
+	}
+	owned, err := r.ownedLoops(records)
 	if err != nil {
 		return err
 	}
 	var errs []error
-	for _, n := range slices.Sorted(maps.Keys(owned)) {
+	for _, n := range owned {
 		if err := r.releaseLoop(ctx, n, &resp.Report); err != nil {
 			errs = append(errs, err)
 		}
 	}
-	if err := r.forgetRecords(owned); err != nil {
+	if err := r.forgetRecords(records, owned); err != nil {
 		errs = append(errs, err)
 	}
 	if id == "" {
@@ -100,29 +103,49 @@ func (r *request) releaseLoop(ctx context.Context, n int, report *CleanupReport)
 	return nil
 }
 
-// forgetRecords removes attachment records. A device that was told to have no
-// cache and was unbound since, by the kernel itself, is put right first.
-func (r *request) forgetRecords(released map[int]string) error {
-	records, err := readRecords(r.State)
-	if err != nil {
-		return err
-	}
+// ownedLoops returns the bound loop devices that are ours: of the branch that the
+// request names, or of all. A record that tells of the very binding is proof; so is
+// the tag; and if neither can be had, for the FUSE server has died, the path of the
+// backing file.
+func (r *request) ownedLoops(records []Attachment) ([]int, error) {
 	bound, err := boundLoops()
 	if err != nil {
-		return err
+		return nil, err
 	}
+	var owned []int
+	for _, n := range slices.Sorted(maps.Keys(bound)) {
+		backing := strings.TrimSuffix(bound[n], " (deleted)")
+		if !strings.HasSuffix(backing, "/disk") {
+			continue // not opened at all: it cannot be ours
+		}
+		l, err := openLoop(n)
+		if err != nil {
+			return nil, err
+		}
+		tag, dead := l.tag()
+		_ = l.close()
+		id := r.Attachment.ID
+		recorded := slices.ContainsFunc(records, func(a Attachment) bool {
+			return a.Number == n && a.DiskSeq != "" && r.owns(a, tag)
+		})
+		tagged := id == "" && strings.HasPrefix(tag, stateTag(r.State)) || id != "" && tag == loopTag(r.State, id)
+		below := dead && id == "" && strings.HasPrefix(backing, r.Mnt+"/")
+		if recorded || tagged || below {
+			owned = append(owned, n)
+		}
+	}
+	return owned, nil
+}
+
+// forgetRecords removes attachment records. A device that was told to have no
+// cache and was unbound since, by the kernel itself, is put right first.
+func (r *request) forgetRecords(records []Attachment, released []int) error {
 	boot := bootID()
 	var errs []error
 	for _, a := range records {
-		if r.Attachment.ID != "" && r.Attachment.ID != a.ID {
-			continue
-		}
-		_, done := released[a.Number]
-		if a.WriteThrough && a.Boot == boot && !done {
-			// Another branch's device of another daemon chose its own setting.
-			if _, taken := bound[a.Number]; !taken || !foreignBough(a.Number) {
-				errs = append(errs, restoreWriteCache(a.Number))
-			}
+		// Another daemon's branch on that device chose its own setting.
+		if a.WriteThrough && a.Boot == boot && !slices.Contains(released, a.Number) && !foreignBough(a.Number) {
+			errs = append(errs, restoreWriteCache(a.Number))
 		}
 		errs = append(errs, removeRecord(r.State, a.ID))
 	}
@@ -136,7 +159,8 @@ func foreignBough(n int) bool {
 		return false
 	}
 	defer l.close()
-	return strings.HasPrefix(l.tag(), tagStart)
+	tag, _ := l.tag()
+	return strings.HasPrefix(tag, tagStart)
 }
 
 // refuseServed returns an error that wraps ErrInUse when a live process serves a

@@ -15,9 +15,9 @@
 //   - attach: bind a branch's file to a loop device and, mostly, mount that.
 //   - detach: the reverse.
 //   - helper: a child process, running this binary, that makes the system calls.
+//   - record: State/run/<branch id>/attach.json, which tells what is attached where,
+//     with the number that the kernel gave to this binding of the device.
 //   - tag: the text in a loop device's lo_file_name that says whose it is.
-//   - record: State/run/<branch id>/attach.json, which tells people and programs
-//     what is attached where.
 //
 // # Invariants
 //
@@ -30,8 +30,10 @@
 //     at "write through" would send no flush and lose commits.
 //  3. Sectors are of 4096 bytes, and the page cache of the file is bypassed: the
 //     device sees whole blocks, once.
-//  4. Nothing is taken away that has not our tag: mounts by being of our loop
-//     devices, loop devices by their tag, the FUSE mount by being dead.
+//  4. Nothing is taken away that is not ours: a loop device is ours if a record tells
+//     of its very binding, if it has our tag, or, once a killed server keeps the kernel
+//     from telling the tag, if its file is below our dead mount. Mounts are ours by
+//     being of our loop devices, wherever they are.
 //
 // # Life of an attachment
 //
@@ -56,10 +58,10 @@
 // A killed daemon leaves a dead FUSE mount, loop devices over it, and mounts of
 // those, all of which fail every request. [Volumes.Cleanup], called by the next
 // start before it mounts anything, takes them away, including those whose FUSE mount
-// is already gone. Records help with one thing only: a loop device that the kernel
-// unbound by itself and that still has its write-cache setting. Everything else is
-// found by asking the kernel, so a lost or torn record does no harm. After a reboot
-// nothing is left, and records of another boot are ignored.
+// is already gone, and those of which a kill left no record. It also finds, by its
+// record, a loop device that the kernel unbound by itself and that still has its
+// write-cache setting. After a reboot nothing is left, and records of another boot are
+// removed unread.
 //
 // # Concurrency
 //
@@ -73,9 +75,11 @@
 // bounded by its context and by [Options.Timeout], and every error is one line. A
 // helper that hangs in the kernel is reported and left behind.
 //
-// Through loop, any error of a device, a full one too, becomes EIO, and ext4 stops at
-// the first one that meets its journal. A device that is full for a while should
-// therefore wait rather than fail.
+// Through loop, an error of a device is EIO (newer kernels let ENOSPC through for reads
+// and writes, but not for flushes), and ext4 turns read-only at the first one that meets
+// its journal. A device that is full for a while should therefore wait rather than fail.
+//
+// Growing a mounted file system needs CAP_SYS_RESOURCE.
 //
 // # What it does not do
 //

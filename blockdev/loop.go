@@ -40,8 +40,8 @@ const tagStart = "bough:"
 
 // loopTag is what a loop device of a branch carries in its lo_file_name, which the
 // kernel keeps but does not use. Unlike the path of the backing file, it still says
-// whose the device is after the FUSE mount was lazily unmounted or the branch was
-// renamed. The hash tells state directories apart.
+// whose the device is after the branch was renamed. The hash tells state directories
+// apart.
 func loopTag(state, id string) string {
 	tag := stateTag(state) + id
 	if len(tag) > 63 {
@@ -168,14 +168,15 @@ func (l *loop) clear() error {
 	return nil
 }
 
-// tag returns the device's lo_file_name, or "" when it is not bound.
-func (l *loop) tag() string {
+// tag returns the device's lo_file_name, or "" when it is not bound. dead says that
+// it is bound to a file whose FUSE server has died: then the kernel tells no tag.
+func (l *loop) tag() (tag string, dead bool) {
 	info, err := unix.IoctlLoopGetStatus64(l.fd())
 	if err != nil {
-		return ""
+		return "", errors.Is(err, unix.ENOTCONN) || errors.Is(err, unix.ECONNABORTED)
 	}
-	name, _, _ := strings.Cut(string(info.File_name[:]), "\x00")
-	return name
+	tag, _, _ = strings.Cut(string(info.File_name[:]), "\x00")
+	return tag, false
 }
 
 // boundLoops lists the loop devices that have a backing file, with its path as
@@ -198,47 +199,23 @@ func boundLoops() (map[int]string, error) {
 	return bound, nil
 }
 
-// ownedLoops lists the bound loop devices that are ours: by their tag, or, should
-// something have changed it, by a backing file below mnt.
-func ownedLoops(tagPrefix, mnt string) (map[int]string, error) {
-	bound, err := boundLoops()
+// diskSeq returns the kernel's number for the present binding of loop device n, or ""
+// on an old kernel.
+func diskSeq(n int) string {
+	seq, err := readSys(loopSys(n, "diskseq"))
 	if err != nil {
-		return nil, err
+		return ""
 	}
-	owned := make(map[int]string)
-	for n, backing := range bound {
-		backing = strings.TrimSuffix(backing, " (deleted)")
-		if !strings.HasSuffix(backing, "/disk") {
-			continue // not opened at all: it cannot be ours
-		}
-		l, err := openLoop(n)
-		if err != nil {
-			return nil, err
-		}
-		tag := l.tag()
-		_ = l.close()
-		marked := strings.HasPrefix(tag, tagStart)
-		if strings.HasPrefix(tag, tagPrefix) || !marked && mnt != "" && strings.HasPrefix(backing, mnt+"/") {
-			owned[n] = tag
-		}
-	}
-	return owned, nil
+	return seq
 }
 
-// waitCleared returns when loop device n is not bound under tag any more: the
-// last close of a device, and so its unbinding, happen some time after umount(2)
-// and close(2) returned.
-func waitCleared(ctx context.Context, n int, tag string) error {
+// waitCleared returns when the binding of loop device n with this disk sequence
+// number is gone: the last close of a device, and so its unbinding, happen some time
+// after umount(2) and close(2) returned.
+func waitCleared(ctx context.Context, n int, seq string) error {
 	return poll(ctx, func() (bool, error) {
-		if _, err := os.Stat(loopSys(n, "loop/backing_file")); errors.Is(err, fs.ErrNotExist) {
-			return true, nil
-		}
-		l, err := openLoop(n)
-		if err != nil {
-			return false, err
-		}
-		defer l.close()
-		return l.tag() != tag, nil
+		_, err := os.Stat(loopSys(n, "loop/backing_file"))
+		return err != nil || diskSeq(n) != seq, nil
 	})
 }
 

@@ -25,6 +25,9 @@ type Attachment struct {
 	Dir string `json:"dir,omitempty"`
 	// WriteThrough says that the kernel was told of no volatile cache.
 	WriteThrough bool `json:"write_through"`
+	// DiskSeq is the kernel's number for this binding of the loop device: never used
+	// again until the next boot. Empty before Linux 5.15.
+	DiskSeq string `json:"disk_seq,omitempty"`
 	// Boot is the kernel's boot id: after a reboot nothing of this exists.
 	Boot string `json:"boot"`
 	// Since is when the device was bound.
@@ -82,7 +85,7 @@ func removeRecord(state, id string) error {
 
 // readRecords returns the records in the state directory. One that cannot be read
 // is returned with its ID alone: it is removed like the others, and what it told of
-// is found by asking the kernel.
+// is found by other means.
 func readRecords(state string) ([]Attachment, error) {
 	paths, err := filepath.Glob(recordPath(globEscape(state), "*"))
 	if err != nil {
