@@ -151,17 +151,17 @@ func (s *Store) readProject(ctx context.Context, name string) (p ProjectInfo, ta
 	if err := CheckName(name); err != nil {
 		return p, "", err
 	}
-	data, info, err := s.objects.Get(ctx, projectKey(name))
+	tag, err = s.readRecord(ctx, projectKind, projectKey(name), &p)
 	if isNotExist(err) {
 		return p, "", fmt.Errorf("project %q: %w", name, ErrNotFound)
 	}
-	if err == nil {
-		err = decodeRecord(projectKind, data, &p)
+	if err == nil && p.Name != name {
+		err = fmt.Errorf("object %s is of project %q: %w", projectKey(name), p.Name, ErrCorrupt)
 	}
 	if err != nil {
 		return p, "", fmt.Errorf("read project %q: %w", name, err)
 	}
-	return p, info.Tag, nil
+	return p, tag, nil
 }
 
 // Projects returns all projects, hidden ones too, by name.

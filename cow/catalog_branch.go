@@ -25,9 +25,7 @@ func (s *Store) CreateBranch(ctx context.Context, project, name string, o Branch
 	if err != nil {
 		return BranchInfo{}, err
 	}
-	if _, err := s.resolve(ctx, project, name); err == nil {
-		return fail(ErrExists)
-	} else if !errors.Is(err, ErrNotFound) {
+	if err := s.checkFree(ctx, project, name); err != nil {
 		return fail(err)
 	}
 	size := int64(0)
@@ -48,6 +46,26 @@ func (s *Store) CreateBranch(ctx context.Context, project, name string, o Branch
 	}
 	s.remember(m.ID, tr)
 	return m.info(), nil
+}
+
+// checkFree returns nil if no branch has the name. It ends a deletion of the
+// name's branch that a crash cut short.
+func (s *Store) checkFree(ctx context.Context, project, name string) error {
+	id, err := s.resolve(ctx, project, name)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	m, _, err := s.readManifest(ctx, id)
+	if err != nil {
+		return err
+	}
+	if m.Deleted.IsZero() {
+		return ErrExists
+	}
+	return s.objects.Delete(ctx, nameKey(project, name))
 }
 
 // newManifest prepares a branch that begins as the last barrier of from, or
@@ -172,13 +190,10 @@ func (s *Store) resolve(ctx context.Context, project, name string) (BranchID, er
 			return "", err
 		}
 	}
-	data, _, err := s.objects.Get(ctx, nameKey(project, name))
+	var rec nameRecord
+	_, err := s.readRecord(ctx, nameKind, nameKey(project, name), &rec)
 	if isNotExist(err) {
 		return "", fmt.Errorf("branch %s/%s: %w", project, name, ErrNotFound)
-	}
-	var rec nameRecord
-	if err == nil {
-		err = decodeRecord(nameKind, data, &rec)
 	}
 	if err == nil {
 		err = checkBranchID(rec.ID)
@@ -195,7 +210,16 @@ func (s *Store) Branch(ctx context.Context, project, name string) (BranchInfo, e
 	if err != nil {
 		return BranchInfo{}, err
 	}
-	return s.BranchByID(ctx, id)
+	m, _, err := s.readManifest(ctx, id)
+	if err != nil {
+		return BranchInfo{}, err
+	}
+	// The manifest has the last word: it is what a rename or a deletion changes,
+	// whose crash may leave a name behind.
+	if m.Project != project || m.Name != name || !m.Deleted.IsZero() {
+		return BranchInfo{}, fmt.Errorf("branch %s/%s: %w", project, name, ErrNotFound)
+	}
+	return m.info(), nil
 }
 
 // BranchByID returns the branch with the id, which may have been deleted: its
@@ -249,7 +273,8 @@ func (s *Store) UpdateBranch(ctx context.Context, id BranchID, change func(*Bran
 	return nil
 }
 
-// RenameBranch gives the branch another name in its project.
+// RenameBranch gives the branch another name in its project. If it fails half
+// way the branch has one of the two names; the same call again ends it.
 func (s *Store) RenameBranch(ctx context.Context, project, name, newName string) error {
 	id, err := s.resolve(ctx, project, name)
 	if err != nil {
@@ -289,6 +314,9 @@ func (s *Store) deleteBranch(ctx context.Context, project, name string, id Branc
 		return fmt.Errorf("delete branch %s/%s: %w", project, name, ErrInUse)
 	}
 	_, err := s.updateManifest(ctx, id, func(m *manifest) error {
+		if m.Project != project || m.Name != name {
+			return ErrNotFound // a name that a rename left behind
+		}
 		if m.Epoch > 0 && !m.Clean && m.Host != s.opts.Host {
 			return fmt.Errorf("it is attached by host %s: %w", m.Host, ErrInUse)
 		}

@@ -58,6 +58,7 @@ type checkpointWriter struct {
 	buf   []byte
 	log   uint16
 	ckpt  wal.SegmentNo
+	seed  uint32 // of the pages' checksums
 	pages int
 	at    map[*node]pageAddr // where nodes are saved, once the object is stored
 	// Copies of the saved nodes for the page cache, without pointers to others.
@@ -91,7 +92,7 @@ func (w *checkpointWriter) save(r *ref, level uint8, first uint64) (pageAddr, er
 		return pageAddr{}, nil
 	}
 	off := len(w.buf)
-	w.buf = encodePage(w.buf, r.n, first, kids)
+	w.buf = encodePage(w.buf, r.n, first, kids, w.seed)
 	if len(w.buf) > checkpointBytesMax {
 		return pageAddr{}, errors.New("checkpoint of more than 4 GiB")
 	}
@@ -122,7 +123,10 @@ func (w *checkpointWriter) saved(n *node) pageAddr {
 func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 	b.ckptMu.Lock()
 	defer b.ckptMu.Unlock()
-	w := &checkpointWriter{log: b.log, ckpt: c.segment, at: map[*node]pageAddr{}, fresh: map[pageAddr]*node{}}
+	w := &checkpointWriter{
+		log: b.log, ckpt: c.segment, seed: pageSeed(b.id, c.segment),
+		at: map[*node]pageAddr{}, fresh: map[pageAddr]*node{},
+	}
 	root, err := w.save(&c.tree.root, topLevel, 0)
 	if err != nil {
 		return err
@@ -183,8 +187,17 @@ func (s *Store) putCheckpoint(ctx context.Context, pages []byte, rec *checkpoint
 	return fmt.Errorf("put checkpoint %s: %w", key, err)
 }
 
-// readCheckpoint returns the description of a checkpoint.
+// readCheckpoint returns the description of a checkpoint. What does not check out
+// is read once more.
 func (s *Store) readCheckpoint(ctx context.Context, log BranchID, n wal.SegmentNo) (*checkpointRecord, error) {
+	rec, err := s.readCheckpointOnce(ctx, log, n)
+	if errors.Is(err, ErrCorrupt) {
+		rec, err = s.readCheckpointOnce(ctx, log, n)
+	}
+	return rec, err
+}
+
+func (s *Store) readCheckpointOnce(ctx context.Context, log BranchID, n wal.SegmentNo) (*checkpointRecord, error) {
 	key := checkpointKey(log, n)
 	size := checkpointTail
 	for {

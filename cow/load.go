@@ -11,12 +11,10 @@ import (
 
 // loaded is a tree read from the store, and the barrier that it shows.
 type loaded struct {
-	tree     tree
-	lineage  []BranchID
-	at       point
-	ckpt     wal.SegmentNo // newest checkpoint of the log that is not after at; 0 if none
-	hasCkpt  bool
-	replayed int // segments applied on top of it
+	tree    tree
+	lineage []BranchID
+	at      point
+	ckpt    wal.SegmentNo // newest checkpoint of the log that is not after at; 0 if none
 }
 
 // logEnd stands for the last segment that a log has.
@@ -29,26 +27,34 @@ const footersAhead = 8
 // the end of its log for logEnd. Its cost is one checkpoint and the footers of
 // the segments since, whatever the device's size.
 func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wal.Seq) (*loaded, error) {
-	// A checkpoint shows the end of its segment: for a barrier inside of a
-	// segment the one before it is needed.
-	upTo := seg
-	if seg != logEnd {
-		upTo = seg - min(seg, 1)
-	}
-	last, segs, err := s.listLog(ctx, m.ID, upTo, seg)
+	l := &loaded{lineage: m.Lineage, at: point{Log: m.ID}}
+	last, segs, err := s.listLog(ctx, m.ID, seg, seg)
 	if err != nil {
 		return nil, err
 	}
-	l := &loaded{lineage: m.Lineage, at: point{Log: m.ID}}
+	var rec *checkpointRecord
 	if last > 0 {
-		rec, err := s.readCheckpoint(ctx, m.ID, last)
-		if err != nil {
+		if rec, err = s.readCheckpoint(ctx, m.ID, last); err != nil {
 			return nil, err
 		}
+	}
+	if rec != nil && seg != logEnd && rec.Seq > seq {
+		// A checkpoint shows the end of its segment: for a barrier inside of
+		// that segment the one before it is needed.
+		if last, segs, err = s.listLog(ctx, m.ID, seg-1, seg); err != nil {
+			return nil, err
+		}
+		if rec = nil; last > 0 {
+			if rec, err = s.readCheckpoint(ctx, m.ID, last); err != nil {
+				return nil, err
+			}
+		}
+	}
+	if rec != nil {
 		l.tree = newTree(&s.gens, m.own())
 		l.tree.root.at = pageAddr{ckpt: rec.Root.Checkpoint, off: rec.Root.Offset, n: rec.Root.Bytes}
 		l.at.Segment, l.at.Seq = rec.Segment, rec.Seq
-		l.ckpt, l.hasCkpt = last, true
+		l.ckpt = last
 	} else if err := s.loadFork(ctx, m, l); err != nil {
 		return nil, err
 	}
@@ -185,7 +191,6 @@ func (s *Store) replay(ctx context.Context, m *manifest, l *loaded, segs []wal.S
 				}
 				l.at.Seq, l.at.Segment = bt.Seq, n
 			}
-			l.replayed++
 		}
 	}
 	return nil

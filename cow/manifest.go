@@ -79,18 +79,18 @@ func (s *Store) readManifest(ctx context.Context, id BranchID) (*manifest, strin
 	if err := checkBranchID(id); err != nil {
 		return nil, "", err
 	}
-	data, info, err := s.objects.Get(ctx, manifestKey(id))
-	if errors.Is(err, objstore.ErrNotExist) {
+	m := &manifest{}
+	tag, err := s.readRecord(ctx, manifestKind, manifestKey(id), m)
+	if isNotExist(err) {
 		return nil, "", fmt.Errorf("branch %s: %w", id, ErrNotFound)
+	}
+	if err == nil {
+		err = m.check(id)
 	}
 	if err != nil {
 		return nil, "", fmt.Errorf("read manifest of %s: %w", id, err)
 	}
-	m := &manifest{}
-	if err := decodeRecord(manifestKind, data, m); err != nil {
-		return nil, "", fmt.Errorf("read %s: %w", manifestKey(id), err)
-	}
-	return m, info.Tag, m.check(id)
+	return m, tag, nil
 }
 
 // putManifest stores a manifest under the condition and returns its new tag. An

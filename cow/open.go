@@ -21,10 +21,6 @@ func (s *Store) Open(ctx context.Context, id BranchID) (*Branch, error) {
 			s.mu.Unlock()
 			return nil, fmt.Errorf("open branch %s: %w", id, ErrClosed)
 		}
-		if err := s.broken[id]; err != nil {
-			s.mu.Unlock()
-			return nil, fmt.Errorf("open branch %s: %w", id, err)
-		}
 		o := s.open[id]
 		if o == nil {
 			o = &opening{ready: make(chan struct{}), gone: make(chan struct{})}
@@ -79,7 +75,11 @@ func (s *Store) openFirst(ctx context.Context, id BranchID, o *opening) (*Branch
 
 // attach raises the branch's epoch and loads its tree.
 func (s *Store) attach(ctx context.Context, id BranchID) (*Branch, error) {
-	if err := s.pickUp(ctx, id); err != nil {
+	m, _, err := s.readManifest(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.pickUpAll(ctx, m); err != nil {
 		return nil, err
 	}
 	unplace, err := s.journals.Reserve(string(id))
@@ -268,7 +268,7 @@ func (s *Store) headOf(ctx context.Context, m *manifest) (point, error) {
 	if m.Clean {
 		return m.Head, nil
 	}
-	if err := s.pickUp(ctx, m.ID); err != nil {
+	if err := s.pickUpAll(ctx, m); err != nil {
 		return point{}, err
 	}
 	l, err := s.load(ctx, m, logEnd, 0)

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+
+	"github.com/bough-db/bough/wal"
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -17,7 +19,10 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 //	     8    8  first block the node maps
 //	    16    4  entry count
 //	    20    …  entries
-//	   n-4    4  CRC32C of everything before it
+//	   n-4    4  CRC32C of the checkpoint's key and everything before it
+//
+// The key is in the checksum, though not in the page, so that a page of another
+// checkpoint never passes for this one.
 //
 // A leaf's entry is a run: uvarint blocks skipped since the previous run's end,
 // uvarint blocks in the run, zigzag varint of its address minus the address
@@ -32,8 +37,9 @@ const (
 )
 
 // encodePage appends the page of a node to buf. kids gives the page addresses
-// of an inner node's children; first is the first block that the node maps.
-func encodePage(buf []byte, n *node, first uint64, kids []pageAddr) []byte {
+// of an inner node's children; first is the first block that the node maps, and
+// seed the pageSeed of the checkpoint.
+func encodePage(buf []byte, n *node, first uint64, kids []pageAddr, seed uint32) []byte {
 	start := len(buf)
 	buf = binary.LittleEndian.AppendUint32(buf, pageMagic)
 	buf = append(buf, n.level, 0, 0, 0)
@@ -64,17 +70,22 @@ func encodePage(buf []byte, n *node, first uint64, kids []pageAddr) []byte {
 		}
 	}
 	binary.LittleEndian.PutUint32(buf[start+16:], uint32(count))
-	return binary.LittleEndian.AppendUint32(buf, crc32.Checksum(buf[start:], castagnoli))
+	return binary.LittleEndian.AppendUint32(buf, crc32.Update(seed, castagnoli, buf[start:]))
+}
+
+// pageSeed is what the checksums of a checkpoint's pages begin with.
+func pageSeed(log BranchID, n wal.SegmentNo) uint32 {
+	return crc32.Checksum([]byte(checkpointKey(log, n)), castagnoli)
 }
 
 // decodePage reads a page and checks that it is the one asked for: that of the
-// node of the level whose first block is first.
-func decodePage(buf []byte, level uint8, first uint64) (*node, error) {
+// node of the level whose first block is first, in the checkpoint of the seed.
+func decodePage(buf []byte, level uint8, first uint64, seed uint32) (*node, error) {
 	if len(buf) < pageHeader+4 || len(buf) > pageBytesMax {
 		return nil, fmt.Errorf("page of %d bytes: %w", len(buf), ErrCorrupt)
 	}
 	body, sum := buf[:len(buf)-4], binary.LittleEndian.Uint32(buf[len(buf)-4:])
-	if crc32.Checksum(body, castagnoli) != sum {
+	if crc32.Update(seed, castagnoli, body) != sum {
 		return nil, fmt.Errorf("page checksum: %w", ErrCorrupt)
 	}
 	if m := binary.LittleEndian.Uint32(body); m != pageMagic {

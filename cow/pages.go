@@ -2,6 +2,7 @@ package cow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -61,12 +62,10 @@ func (s *Store) loadPage(ctx context.Context, want need, p *pinned) error {
 		// Under a context of its own: the others who wait must not fail
 		// because the first of them went away.
 		ch := s.pages.flight.DoChan(fmt.Sprint(name, want.at.off), func() (any, error) {
-			buf := make([]byte, want.at.n)
-			got, _, err := s.objects.ReadAt(s.ctx, name, buf, int64(want.at.off))
-			if err != nil {
-				return nil, err
+			n, err := s.readPage(key.log, want)
+			if errors.Is(err, ErrCorrupt) {
+				n, err = s.readPage(key.log, want) // once more: it may have happened on the way
 			}
-			n, err := decodePage(buf[:got], want.level, want.first)
 			if err == nil {
 				s.pages.lru.Add(key, n)
 			}
@@ -91,4 +90,18 @@ func (s *Store) loadPage(ctx context.Context, want need, p *pinned) error {
 	}
 	p.own[want.at] = n
 	return nil
+}
+
+// readPage reads a page from the store.
+func (s *Store) readPage(log BranchID, want need) (*node, error) {
+	buf := make([]byte, want.at.n)
+	ckpt := want.at.checkpoint()
+	got, _, err := s.objects.ReadAt(s.ctx, checkpointKey(log, ckpt), buf, int64(want.at.off))
+	if err != nil {
+		if isNotExist(err) {
+			err = fmt.Errorf("%w: %w", err, ErrCorrupt)
+		}
+		return nil, err
+	}
+	return decodePage(buf[:got], want.level, want.first, pageSeed(log, ckpt))
 }

@@ -318,6 +318,12 @@ func (s *Store) segmentIndex(ctx context.Context, log BranchID, seg wal.SegmentN
 	}
 	ch := s.indexFlight.DoChan(segmentKey(log, seg), func() (any, error) {
 		f, err := s.readFooter(s.ctx, log, seg, false)
+		if errors.Is(err, objstore.ErrNotExist) {
+			// Its branch may have left it on disk when it was closed.
+			if left, perr := s.pickUp(s.ctx, log); left && perr == nil {
+				f, err = s.readFooter(s.ctx, log, seg, false)
+			}
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -2,10 +2,13 @@ package cow
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"hash/crc32"
 	"strings"
+
+	"github.com/bough-db/bough/objstore"
 )
 
 // A record is how the store keeps what is small and changes: one header line
@@ -47,4 +50,21 @@ func decodeRecord(kind string, data []byte, v any) error {
 		return fmt.Errorf("read %s record: %w: %w", kind, err, ErrCorrupt)
 	}
 	return nil
+}
+
+// readRecord reads a record from the store into v and returns its version tag.
+// What does not check out is read once more.
+func (s *Store) readRecord(ctx context.Context, kind, key string, v any) (tag string, err error) {
+	for range 2 {
+		var data []byte
+		var info objstore.Info
+		if data, info, err = s.objects.Get(ctx, key); err != nil {
+			return "", err
+		}
+		if err = decodeRecord(kind, data, v); err == nil {
+			return info.Tag, nil
+		}
+		err = fmt.Errorf("object %s: %w", key, err)
+	}
+	return "", err
 }

@@ -3,7 +3,6 @@ package cow
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -12,37 +11,49 @@ import (
 
 // recover sends the journals that an earlier life left to the store, each as
 // the segment it was going to be. A journal whose segment is there already is
-// given back. Recovery deletes nothing that the store does not have.
+// given back. One that can not be recovered stays on disk, and keeps its branch
+// from being opened. Recovery deletes nothing that the store does not have.
 func (s *Store) recover(ctx context.Context) error {
 	s.recoverMu.Lock()
 	defer s.recoverMu.Unlock()
 	found, err := s.journals.Recover(ctx)
-	if err != nil {
-		return fmt.Errorf("recover journals: %w", err)
-	}
 	slices.SortFunc(found, func(a, b *wal.Recovered) int {
 		ha, hb := a.Header(), b.Header()
 		return cmp.Or(cmp.Compare(ha.Log, hb.Log), cmp.Compare(ha.Segment, hb.Segment))
 	})
+	failed := map[BranchID]error{}
 	for _, r := range found {
 		h := r.Header()
 		log := BranchID(h.Log)
-		err := s.brokenErr(log)
-		if err == nil {
-			err = s.recoverJournal(ctx, r)
+		if _, ok := failed[log]; !ok {
+			failed[log] = nil
 		}
-		if err == nil {
+		// What comes after a journal that is missing waits for it.
+		if failed[log] == nil && err == nil {
+			failed[log] = s.recoverJournal(ctx, r)
+		}
+		if failed[log] == nil && err == nil {
 			continue
 		}
 		r.Abandon()
-		if ctx.Err() != nil {
-			return ctx.Err()
+		s.leaveBehind(log)
+		if err == nil {
+			err = ctx.Err()
 		}
 		s.log.Error("journal not recovered: it is kept, and its branch does not open",
-			"journal", r.Path(), "branch", log, "segment", h.Segment, "err", err)
-		s.mu.Lock()
-		s.broken[log] = err
-		s.mu.Unlock()
+			"journal", r.Path(), "branch", log, "segment", h.Segment, "err", cmp.Or(failed[log], err))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for log, lerr := range failed {
+		if lerr != nil {
+			s.broken[log] = lerr
+		} else if err == nil {
+			delete(s.broken, log)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("recover journals: %w", err)
 	}
 	return nil
 }
@@ -54,29 +65,49 @@ func (s *Store) brokenErr(id BranchID) error {
 	return s.broken[id]
 }
 
-// leaveBehind notes that journals of the branch were left on disk when it was
-// closed: its log in the store is not whole.
+// leaveBehind notes that a journal of the branch was left on disk: its log in
+// the store is not whole.
 func (s *Store) leaveBehind(id BranchID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.left[id] = true
+	s.left[id]++
 }
 
-// pickUp recovers the journals that were left behind when the branch was closed
-// in a hurry, or failed.
-func (s *Store) pickUp(ctx context.Context, id BranchID) error {
+// pickUp recovers what was left behind of the branch's log when it was closed in
+// a hurry, or failed, or could not be recovered before. It tells whether there
+// was anything.
+func (s *Store) pickUp(ctx context.Context, id BranchID) (bool, error) {
 	s.mu.Lock()
-	left := s.left[id]
+	n := s.left[id]
 	s.mu.Unlock()
-	if left {
-		if err := s.recover(ctx); err != nil {
+	if n == 0 {
+		return false, nil
+	}
+	if err := s.recover(ctx); err != nil {
+		return true, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.left[id] == n { // else more was left behind meanwhile
+		delete(s.left, id)
+	}
+	return true, nil
+}
+
+// pickUpAll is pickUp for every log that the branch can name. It fails when a
+// journal of the branch itself could not be recovered, or one that no longer
+// tells whose it is and the branch's last writer did not detach. Whether the
+// branch needs what is missing of its ancestors, loading it tells.
+func (s *Store) pickUpAll(ctx context.Context, m *manifest) error {
+	for _, log := range m.Lineage {
+		if _, err := s.pickUp(ctx, log); err != nil {
 			return err
 		}
-		s.mu.Lock()
-		delete(s.left, id)
-		s.mu.Unlock()
 	}
-	return s.brokenErr(id)
+	if err := s.brokenErr(""); err != nil && m.Epoch > 0 && !m.Clean {
+		return fmt.Errorf("a journal that can not be read may be of this branch, which was not detached: %w", err)
+	}
+	return s.brokenErr(m.ID)
 }
 
 // recoverJournal stores one journal of an earlier life.
@@ -90,13 +121,10 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 		return err
 	}
 	m, _, err := s.readManifest(ctx, log)
-	if errors.Is(err, ErrNotFound) {
-		s.log.Warn("journal of a branch that is gone: dropped", "branch", log, "segment", h.Segment)
-		r.Release()
-		return nil
-	}
 	if err != nil {
-		return err
+		// Also when there is no such branch: this may be the wrong store, and
+		// the journal all that there is of somebody's data.
+		return fmt.Errorf("journal %s: %w", r.Path(), err)
 	}
 	f, err := s.readFooter(ctx, log, h.Segment, false)
 	switch {

@@ -53,8 +53,9 @@ type Options struct {
 	// Uploads is how many segments are packed and stored at the same time; each
 	// takes up to 40 MiB of memory. Default: 2.
 	Uploads int
-	// FullWait is how long a write waits for space on a full journal disk
-	// before it fails. Default: 20 s.
+	// FullWait is how long a write waits for space on a full journal disk, or
+	// for a tree page from a store that does not answer, before it fails.
+	// Default: 20 s.
 	FullWait time.Duration
 	// Now is the clock of barriers. Default: time.Now.
 	Now func() time.Time
@@ -132,7 +133,7 @@ type Store struct {
 	open   map[BranchID]*opening
 	forked *lru.Cache[BranchID, tree] // trees of branches made here and not opened yet
 	broken map[BranchID]error         // branches whose journals could not be recovered
-	left   map[BranchID]bool          // branches that left journals on disk when they were closed
+	left   map[BranchID]int           // branches that left journals on disk, and how many at most
 
 	recoverMu sync.Mutex // one recovery at a time
 
@@ -166,7 +167,7 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 	}
 	s := &Store{
 		opts: opts, objects: opts.Objects, journals: opts.Journals, log: opts.Logger, random: opts.Random,
-		open: map[BranchID]*opening{}, broken: map[BranchID]error{}, left: map[BranchID]bool{},
+		open: map[BranchID]*opening{}, broken: map[BranchID]error{}, left: map[BranchID]int{},
 		live: map[indexKey]*liveSegment{}, ahead: make(chan struct{}, aheadFetches),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))

@@ -2,6 +2,7 @@ package cow
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -419,10 +420,28 @@ func (f *folding) apply(entries []wal.Entry, seg wal.SegmentNo) error {
 		}
 		f.b.treeMu.Unlock()
 		if !want.isZero() {
-			if err := f.b.store.loadPage(f.b.ctx, want, &f.pages); err != nil {
+			if err := f.load(want); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// load loads a page that a fold needs. The batch is durable already: a store that
+// does not answer must not cost the branch its life. So it is tried for a while.
+func (f *folding) load(want need) error {
+	s := f.b.store
+	ctx, cancel := context.WithTimeout(f.b.ctx, s.opts.FullWait)
+	defer cancel()
+	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
+		err := s.loadPage(ctx, want, &f.pages)
+		if err == nil || errors.Is(err, ErrCorrupt) {
+			return err
+		}
+		s.log.Warn("tree page not read yet: will try again", "branch", f.b.id, "err", err)
+		if !pause(ctx, wait) {
+			return err
+		}
+	}
 }
