@@ -33,8 +33,6 @@ func errnoOf(err error, beyondEnd syscall.Errno) (errno syscall.Errno, known boo
 		return beyondEnd, true
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return syscall.ENOSPC, true
-	case errors.Is(err, context.Canceled):
-		return syscall.EINTR, true
 	}
 	return syscall.EIO, false
 }
@@ -56,7 +54,10 @@ func lookupErrno(err error) (errno syscall.Errno, known bool) {
 
 // status answers a request on the tree that failed with err, and logs an error that has no
 // errno of its own: the caller sees a bare EIO.
-func (f *fileSystem) status(op, path string, err error) fuse.Status {
+func (f *fileSystem) status(ctx context.Context, op, path string, err error) fuse.Status {
+	if ctx.Err() != nil {
+		return fuse.EINTR
+	}
 	errno, known := lookupErrno(err)
 	if !known {
 		f.log.Error("request failed", "op", op, "path", path, "err", err)

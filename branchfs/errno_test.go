@@ -24,7 +24,7 @@ func TestErrnoOf(t *testing.T) {
 		{"own errno before a full disk", errors.Join(syscallError(syscall.EROFS), syscall.ENOSPC), syscall.EROFS, true},
 		{"full disk", &fs.PathError{Op: "write", Path: "j", Err: syscall.ENOSPC}, syscall.ENOSPC, true},
 		{"full quota", fmt.Errorf("write: %w", syscall.EDQUOT), syscall.ENOSPC, true},
-		{"interrupted", fmt.Errorf("fetch: %w", context.Canceled), syscall.EINTR, true},
+		{"cancelled elsewhere", fmt.Errorf("fetch: %w", context.Canceled), syscall.EIO, false},
 		{"a missing file of its own", fmt.Errorf("segment: %w", fs.ErrNotExist), syscall.EIO, false},
 		{"inner errno is not passed on", &fs.PathError{Op: "write", Path: "j", Err: syscall.EAGAIN}, syscall.EIO, false},
 		{"deadline", context.DeadlineExceeded, syscall.EIO, false},

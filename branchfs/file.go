@@ -68,11 +68,12 @@ func (f *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 	if !ok {
 		return fuse.ENOENT
 	}
+	ctx := callCtx(cancel)
 	switch n.kind {
 	case kindDisk:
-		d, err := f.disks.open(callCtx(cancel), f.life, n.branch, n.path)
+		d, err := f.disks.open(ctx, f.life, n.branch, n.path)
 		if err != nil {
-			return f.status("open", n.path, err)
+			return f.status(ctx, "open", n.path, err)
 		}
 		out.Fh = f.handles.add(d)
 		out.OpenFlags = diskFlags
@@ -81,9 +82,9 @@ func (f *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 		if in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
 			return fuse.EACCES
 		}
-		text, err := n.branch.Status(callCtx(cancel))
+		text, err := n.branch.Status(ctx)
 		if err != nil {
-			return f.status("status", n.path, err)
+			return f.status(ctx, "status", n.path, err)
 		}
 		// Direct I/O, so that reads see this text to its end whatever size an
 		// earlier stat(2) saw.
@@ -111,8 +112,10 @@ func (f *fileSystem) Read(cancel <-chan struct{}, in *fuse.ReadIn, buf []byte) (
 			return fuse.ReadResultData(nil), fuse.OK
 		}
 		buf = buf[:min(uint64(len(buf)), size-in.Offset)]
-		err := h.dev.ReadAt(callCtx(cancel), buf, int64(in.Offset))
-		if err != nil {
+		ctx := callCtx(cancel)
+		if err := h.dev.ReadAt(ctx, buf, int64(in.Offset)); ctx.Err() != nil {
+			return nil, fuse.EINTR
+		} else if err != nil {
 			return nil, h.status("read", int64(in.Offset), int64(len(buf)), syscall.EINVAL, err)
 		}
 		return fuse.ReadResultData(buf), fuse.OK

@@ -124,6 +124,7 @@ func TestDeviceErrorsReachTheCaller(t *testing.T) {
 		want string
 	}{
 		{"anything", errors.New("checksum mismatch"), "EIO"},
+		{"cancelled elsewhere", fmt.Errorf("fetch: %w", context.Canceled), "EIO"},
 		{"full", fmt.Errorf("append: %w", syscall.ENOSPC), "ENOSPC"},
 		{"own errno", errnoError(syscall.EROFS), "EROFS"},
 	} {

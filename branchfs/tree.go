@@ -21,9 +21,10 @@ func (f *fileSystem) Lookup(cancel <-chan struct{}, h *fuse.InHeader, name strin
 	if !ok {
 		return fuse.ENOENT
 	}
-	child, err := f.child(callCtx(cancel), parent, name)
+	ctx := callCtx(cancel)
+	child, err := f.child(ctx, parent, name)
 	if err != nil {
-		return f.status("lookup", parent.join(name), err)
+		return f.status(ctx, "lookup", parent.join(name), err)
 	}
 	if child == nil {
 		return fuse.ENOENT
@@ -112,14 +113,15 @@ func (f *fileSystem) GetAttr(cancel <-chan struct{}, in *fuse.GetAttrIn, out *fu
 	if !ok {
 		return fuse.ENOENT
 	}
+	ctx := callCtx(cancel)
 	size, modified := n.stat()
 	switch n.kind {
 	case kindDisk:
 		size = max(size, f.disks.size(n.id)) // an open device may have grown
 	case kindStatus:
-		text, err := n.branch.Status(callCtx(cancel))
+		text, err := n.branch.Status(ctx)
 		if err != nil {
-			return f.status("status", n.path, err)
+			return f.status(ctx, "status", n.path, err)
 		}
 		size = int64(len(text))
 	}
@@ -171,7 +173,7 @@ func (f *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.
 		return fuse.ENOTDIR
 	}
 	if err != nil {
-		return f.status("list", n.path, err)
+		return f.status(ctx, "list", n.path, err)
 	}
 	names = slices.Clone(names)
 	slices.Sort(names)
