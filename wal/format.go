@@ -19,6 +19,7 @@ const (
 	headerLive      = 1
 	headerSumAt     = headerBytes - 4
 	headerLogAt     = 65
+	headerSlotsAt   = 132
 	nonceBytes      = 16
 	firstRecordSlot = 1
 
@@ -48,6 +49,7 @@ func sum(p []byte) uint32 { return crc32.Checksum(p, crcTable) }
 type fileHeader struct {
 	Header
 	nonce nonce
+	slots Slot // in the file
 }
 
 // encodeHeader fills slot 0: two equal copies, each in a sector of its own.
@@ -66,6 +68,7 @@ func encodeHeader(block []byte, h *fileHeader, kind uint16) {
 	le.PutUint64(b[56:], uint64(h.Created.UnixNano()))
 	b[64] = byte(len(h.Log))
 	copy(b[headerLogAt:headerLogAt+LogMax], h.Log)
+	le.PutUint32(b[headerSlotsAt:], uint32(h.slots))
 	le.PutUint32(b[headerSumAt:], sum(b[:headerSumAt]))
 	copy(block[headerCopyAt:], b)
 }
@@ -107,6 +110,7 @@ func decodeHeaderCopy(b []byte) (fileHeader, copyState) {
 	h.FirstSeq = Seq(le.Uint64(b[48:]))
 	h.Created = time.Unix(0, int64(le.Uint64(b[56:])))
 	h.Log = string(b[headerLogAt : headerLogAt+n])
+	h.slots = Slot(le.Uint32(b[headerSlotsAt:]))
 	if kind == headerFree {
 		return h, copyFree
 	}

@@ -2,13 +2,9 @@ package wal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"sync"
-
-	"github.com/bough-db/bough/vfs"
 )
 
 // waiter is one Create that waits for a file.
@@ -61,6 +57,7 @@ func (p *Pool) Create(ctx context.Context, h Header) (*Journal, error) {
 		return nil, fmt.Errorf("create journal for segment %d of %s: %w", h.Segment, h.Log, err)
 	}
 	j.id, j.path, j.slots, j.file = pf.id, pf.path, pf.slots, pf.file
+	j.header.slots = j.slots
 	j.sums = make([]uint32, j.slots)
 	j.head = alignedBytes(BlockSize)
 	j.entries = make([]Entry, 0, EntriesMax)
@@ -122,6 +119,7 @@ func (p *Pool) grant() {
 		pf := p.spares[0]
 		p.spares = append(p.spares[:0], p.spares[1:]...)
 		p.used++
+		p.peak, p.recent = max(p.peak, p.used), max(p.recent, p.used)
 		p.held[w.log]++
 		w.ch <- grant{file: pf}
 	}
@@ -144,228 +142,6 @@ func (p *Pool) mayHave(log string) bool {
 		}
 	}
 	return free > owed
-}
-
-// wake tells the worker to look again. p.mu is held.
-func (p *Pool) wake() {
-	p.resting = false
-	p.work.Broadcast()
-}
-
-// run is the pool's worker: it takes files back and makes new ones. It ends when
-// the pool is closed and everything released has been taken back.
-func (p *Pool) run() {
-	defer close(p.done)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for {
-		switch {
-		case len(p.retiring) > 0:
-			j := p.retiring[0]
-			p.retiring = append(p.retiring[:0], p.retiring[1:]...)
-			p.mu.Unlock()
-			p.takeBack(j)
-			p.mu.Lock()
-		case p.closed:
-			return
-		case p.wantsFile():
-			id := p.nextID
-			p.nextID++
-			p.mu.Unlock()
-			p.makeSpare(id)
-			p.mu.Lock()
-		default:
-			p.resting = true
-			p.work.Broadcast()
-			p.work.Wait()
-		}
-	}
-}
-
-// wantsFile tells whether a new file should be made: the budget allows it, and a
-// waiter or the stock of spares is short of one. p.mu is held.
-func (p *Pool) wantsFile() bool {
-	if p.makeFailed || p.used+len(p.spares) >= p.files {
-		return false
-	}
-	want := p.opts.Spare
-	for _, w := range p.waiters {
-		if p.mayHave(w.log) {
-			want++
-		}
-	}
-	return len(p.spares) < want
-}
-
-func (p *Pool) makeSpare(id uint64) {
-	pf, err := p.makeFile(id)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err == nil {
-		p.spares = append(p.spares, pf)
-		p.grant()
-		return
-	}
-	p.makeFailed = true
-	if vfs.IsFull(err) {
-		err = fmt.Errorf("%w: %w", ErrFull, err)
-	}
-	p.log.Warn("journal file cannot be made", "err", err, "waiting", len(p.waiters))
-	// Those for whom the budget has room wait for nothing but this file.
-	rest := p.waiters[:0]
-	for _, w := range p.waiters {
-		if p.mayHave(w.log) {
-			w.ch <- grant{err: err}
-		} else {
-			rest = append(rest, w)
-		}
-	}
-	clear(p.waiters[len(rest):])
-	p.waiters = rest
-}
-
-// makeFile writes a new file full of zeros: fallocate would leave unwritten
-// extents, and turning those into written ones is a change of metadata that
-// every sync of a first write would wait for. On an error nothing is left behind.
-func (p *Pool) makeFile(id uint64) (*poolFile, error) {
-	pf, err := p.openFile(id, os.O_RDWR|os.O_CREATE|os.O_EXCL)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.fill(pf); err != nil {
-		_ = pf.file.Close()
-		if rerr := p.fs.Remove(pf.path); rerr != nil {
-			err = errors.Join(err, rerr)
-		}
-		return nil, err
-	}
-	p.noteFallback(pf)
-	return pf, nil
-}
-
-func (p *Pool) fill(pf *poolFile) error {
-	zeros := alignedBytes(int(min(p.opts.FileBytes, scanBlocks*BlockSize)))
-	for off := int64(0); off < p.opts.FileBytes; {
-		n := min(int64(len(zeros)), p.opts.FileBytes-off)
-		if _, err := pf.file.WriteAt(zeros[:n], off); err != nil {
-			return err
-		}
-		off += n
-	}
-	pf.slots = Slot(p.opts.FileBytes / BlockSize)
-	if err := pf.file.Sync(); err != nil {
-		return err
-	}
-	// Sync the directory too, before any batch goes into the file: without it
-	// a crash may lose the name, and with it every batch.
-	return p.fs.SyncDir(p.dir)
-}
-
-// noteFallback says once that commits go through the page cache.
-func (p *Pool) noteFallback(pf *poolFile) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !pf.file.Direct() && !p.toldFallback {
-		p.toldFallback = true
-		p.log.Warn("file system of the journal refuses direct I/O; commits are slower", "dir", p.dir)
-	}
-}
-
-// retire is called when the last reference to a journal is gone.
-func (p *Pool) retire(j *Journal) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if _, ok := p.open[j]; !ok {
-		return // the pool was closed
-	}
-	if p.closed {
-		// The worker may be gone; Close closes the file.
-		return
-	}
-	p.retiring = append(p.retiring, j)
-	p.makeFailed = false
-	p.wake()
-}
-
-// takeBack ends a journal's life on the file.
-func (p *Pool) takeBack(j *Journal) {
-	pf := &poolFile{id: j.id, path: j.path, log: j.log, slots: j.slots, file: j.file}
-	free := j.fate.Load() == fateRelease || j.untouched()
-	var err error
-	if free {
-		err = j.invalidate()
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	delete(p.open, j)
-	if free && err == nil {
-		p.giveBack(pf, j.log)
-		return
-	}
-	if err != nil {
-		p.log.Error("journal file cannot be marked as free; removing it", "path", j.path, "err", err)
-	}
-	_ = pf.file.Close() // whatever it says, the file is read afresh or removed
-	pf.file = nil
-	if err == nil {
-		p.quarantined[pf.id] = pf
-		return
-	}
-	if err := p.fs.Remove(pf.path); err != nil {
-		// It stays, and stays counted. A later start recovers it once more,
-		// which is harmless.
-		p.log.Error("journal file cannot be removed", "path", j.path, "err", err)
-		return
-	}
-	p.used--
-	p.unhold(j.log)
-	p.grant()
-}
-
-// giveBack takes a free file out of a log's account and into the stock, or off
-// the disk when there are plenty. p.mu is held.
-func (p *Pool) giveBack(pf *poolFile, log string) {
-	p.used--
-	p.unhold(log)
-	keep := len(p.spares) < p.opts.Spare+p.used+len(p.reserved) && p.used+len(p.spares) < p.files &&
-		int64(pf.slots)*BlockSize == p.opts.FileBytes
-	if keep {
-		p.spares = append(p.spares, pf)
-	} else {
-		_ = pf.file.Close()
-		if err := p.fs.Remove(pf.path); err != nil {
-			p.log.Warn("spare journal file cannot be removed", "path", pf.path, "err", err)
-		}
-	}
-	p.grant()
-	p.wake()
-}
-
-// untouched tells whether nothing was ever written to the journal.
-func (j *Journal) untouched() bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	return j.head != nil && j.err == nil
-}
-
-// invalidate marks the file as free, durably.
-func (j *Journal) invalidate() error {
-	if j.untouched() {
-		return nil
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	block := alignedBytes(BlockSize)
-	if len(j.batches) == 0 {
-		// The first record may be of an earlier life, since this one never got
-		// as far as a commit. Beside a marker that does not name that life it
-		// would look like a journal that lost its header. So it goes first.
-		if err := j.file.WritevAt([][]byte{block}, firstRecordSlot*BlockSize, true); err != nil {
-			return err
-		}
-	}
-	encodeHeader(block, &j.header, headerFree)
-	return j.file.WritevAt([][]byte{block}, 0, true)
 }
 
 // Stats is a snapshot of a pool's files.

@@ -21,6 +21,10 @@ const (
 	maxBytesDefault  = 4 << 30
 	spareDefault     = 2
 
+	// turnsMax is the number of files given back after which the highest
+	// demand before them is forgotten.
+	turnsMax = 256
+
 	filePrefix = "j-"
 	lockName   = "lock"
 )
@@ -93,6 +97,9 @@ type Pool struct {
 	spares       []*poolFile
 	makeFailed   bool                  // making a file failed; something must change before the next try
 	used         int                   // files that are not spare
+	peak         int                   // of used, lately: as many files are kept on the disk, and the spare ones
+	recent       int                   // of used, since peak was last set
+	turns        int                   // files given back since then
 	held         map[string]int        // of those, by log
 	reserved     map[string]int        // reservations by log
 	waiters      []*waiter             // first come, first served
@@ -157,7 +164,7 @@ func (p *Pool) scan() error {
 	if err != nil {
 		return err
 	}
-	s := newScanner(nil, 0)
+	s := newScanner(nil, scanBlocks)
 	for _, d := range list {
 		id, ok := parseName(d.Name())
 		if !ok || d.IsDir() {
@@ -190,6 +197,7 @@ func (p *Pool) scanFile(s *scanner, id uint64) error {
 	}
 	if state != fileFree {
 		p.used++
+		p.peak, p.recent = p.used, p.used
 		p.held[pf.log]++
 		p.quarantined[id] = pf
 		return pf.file.Close()

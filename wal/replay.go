@@ -22,13 +22,13 @@ type scanner struct {
 }
 
 func newScanner(file io.ReaderAt, slots Slot) *scanner {
-	return &scanner{file: file, slots: slots, buf: alignedBytes(scanBlocks * BlockSize)}
+	return &scanner{file: file, slots: slots, buf: alignedBytes(int(min(slots, scanBlocks)) * BlockSize)}
 }
 
 // block returns the contents of a slot, valid until the next call.
 func (s *scanner) block(slot Slot) ([]byte, error) {
 	if slot < s.first || slot >= s.first+s.n {
-		n := min(scanBlocks, s.slots-slot)
+		n := min(Slot(len(s.buf)/BlockSize), s.slots-slot)
 		s.n = 0
 		if _, err := s.file.ReadAt(s.buf[:int(n)*BlockSize], int64(slot)*BlockSize); err != nil {
 			return nil, fmt.Errorf("read slot %d: %w", slot, err)
@@ -60,7 +60,6 @@ func (j *Journal) replay(s *scanner) error {
 		at = slot
 	}
 	open := j.openSeq
-	j.entries = j.entries[:j.firstOpen]
 	j.spilled = 0
 	j.next.Store(uint32(j.end))
 	if !errors.Is(err, errTail) {
@@ -69,6 +68,9 @@ func (j *Journal) replay(s *scanner) error {
 	later, serr := laterRecord(s, j.header.nonce, at, open)
 	if serr != nil {
 		return fmt.Errorf("journal %s: %w", j.path, serr)
+	}
+	if s.slots < j.header.slots {
+		return fmt.Errorf("journal %s: %d of %d slots are there: %w", j.path, s.slots, j.header.slots, ErrCorrupt)
 	}
 	if later != 0 {
 		return fmt.Errorf("journal %s: slot %d does not continue batch %d (%w), but a later batch is at slot %d: %w",
