@@ -2,6 +2,7 @@ package cow
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"fmt"
 	"hash/crc32"
 	"slices"
@@ -44,8 +45,19 @@ const (
 	codecZstd   = 1
 )
 
-// nonce tells apart two attempts to write the same segment or checkpoint.
-type nonce = [16]byte
+// nonce tells apart two attempts to write the same object. Records have it as 32
+// hex digits.
+type nonce [16]byte
+
+func (n nonce) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, n[:]), nil }
+
+func (n *nonce) UnmarshalText(p []byte) error {
+	if len(p) != 2*len(n) {
+		return fmt.Errorf("nonce %q: %w", p, ErrCorrupt)
+	}
+	_, err := hex.Decode(n[:], p)
+	return err
+}
 
 // segmentHead says which segment it is.
 type segmentHead struct {

@@ -1,0 +1,295 @@
+package cow
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+// CheckOptions say what to check, and how.
+type CheckOptions struct {
+	// Branch limits the check to one branch and what it needs of its
+	// ancestors. Default: every branch that has not been deleted.
+	Branch BranchID
+	// Deep reads and verifies every frame. Default: only that each is there.
+	Deep bool
+	// Progress is called before each branch. Default: nobody is told.
+	Progress func(CheckProgress)
+}
+
+// CheckProgress says how far a check is.
+type CheckProgress struct {
+	Branch BranchInfo // about to be checked
+	Done   int        // branches checked before it
+	Total  int        // branches to check
+}
+
+// CheckReport is what a check found.
+type CheckReport struct {
+	Branches    int      `json:"branches"`    // checked
+	Checkpoints int      `json:"checkpoints"` // whose records were read
+	Pages       int      `json:"pages"`       // of trees, read and verified
+	Segments    int      `json:"segments"`    // whose descriptions were read and verified
+	Frames      int      `json:"frames"`      // read and verified: none unless the check is deep
+	Blocks      int64    `json:"blocks"`      // mapped, each branch counted for itself, pages in common once
+	Bytes       int64    `json:"bytes"`       // read from the store, about
+	Damage      []Damage `json:"damage,omitempty"`
+	// Omitted counts damage that is not listed, because there is so much.
+	Omitted int `json:"omitted,omitempty"`
+}
+
+// Damage is one thing that is wrong.
+type Damage struct {
+	Object   string     `json:"object"` // the key of the object to blame
+	Detail   string     `json:"detail"` // what is wrong with it, one line
+	Affected []Affected `json:"affected,omitempty"`
+}
+
+// Affected is what a Damage takes away from one branch.
+type Affected struct {
+	Branch  BranchID     `json:"branch"`
+	Project string       `json:"project"`
+	Name    string       `json:"name"`
+	Blocks  uint64       `json:"blocks"`           // that can not be read; 0: not known, or the branch as a whole
+	Ranges  []BlockRange `json:"ranges,omitempty"` // the first of them
+}
+
+// BlockRange is count blocks from First.
+type BlockRange struct {
+	First uint64 `json:"first"`
+	Count uint64 `json:"count"`
+}
+
+// Whole tells whether nothing is wrong.
+func (r *CheckReport) Whole() bool { return len(r.Damage) == 0 && r.Omitted == 0 }
+
+// Bounds of a report and of what a check keeps in memory.
+const (
+	damageMax      = 1000
+	rangesMax      = 16
+	checkSegments  = 1 << 16 // segments whose slots are remembered: at most 64 MiB
+	checkManifests = 4096
+	checkPages     = 1 << 20 // pages known to be whole: at most 128 MiB
+)
+
+// checker is one run of Check.
+type checker struct {
+	s    *Store
+	opts CheckOptions
+	rep  *CheckReport
+	now  *manifest // the branch being checked
+
+	found     map[[2]string]int // damage by object and detail: place in rep.Damage
+	segments  *lru.Cache[indexKey, *segmentState]
+	manifests *lru.Cache[BranchID, *manifest]
+	whole     *lru.Cache[pageKey, struct{}] // pages whose subtree is whole
+	deepSpace []byte
+}
+
+// Check proves branches whole: the manifest and those of the ancestors; every
+// segment of the log, consecutive, with consecutive barriers; every checkpoint;
+// every tree page that the head reaches; and that the segment of every mapped
+// block has it. A deep check also reads every frame. For a branch that is open
+// here it compares the tree in memory with what a recovery would load. It may
+// run beside writers, of which it sees what was durable when it came to their
+// branch.
+//
+// All damage is in the report. The error is for a check that could not be done:
+// the branch is not there, or ctx ended. What could not be read counts as
+// damage.
+func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
+	c := &checker{s: s, opts: o, rep: &CheckReport{}, found: map[[2]string]int{}}
+	var err error
+	if c.segments, err = lru.New[indexKey, *segmentState](checkSegments); err != nil {
+		return nil, fmt.Errorf("check: %w", err)
+	}
+	if c.manifests, err = lru.New[BranchID, *manifest](checkManifests); err != nil {
+		return nil, fmt.Errorf("check: %w", err)
+	}
+	if c.whole, err = lru.New[pageKey, struct{}](checkPages); err != nil {
+		return nil, fmt.Errorf("check: %w", err)
+	}
+	ids := []BranchID{o.Branch}
+	if o.Branch == "" {
+		if ids, err = c.allBranches(ctx); err != nil {
+			return nil, fmt.Errorf("check: %w", err)
+		}
+	}
+	for i, id := range ids {
+		if err := c.branch(ctx, id, i, len(ids)); err != nil {
+			return nil, fmt.Errorf("check branch %s: %w", id, err)
+		}
+	}
+	return c.rep, nil
+}
+
+// allBranches returns the ids that the names of all projects lead to.
+func (c *checker) allBranches(ctx context.Context) ([]BranchID, error) {
+	projects, err := c.s.listNames(ctx, projectPrefix)
+	if err != nil {
+		return nil, err
+	}
+	var ids []BranchID
+	for _, p := range projects {
+		if _, err := c.s.Project(ctx, p); err != nil {
+			c.damage(projectKey(p), err, nil)
+		}
+		names, err := c.s.listNames(ctx, namePrefix+p+"/")
+		if err != nil {
+			return nil, err
+		}
+		for _, n := range names {
+			id, err := c.s.resolve(ctx, p, n)
+			if err != nil {
+				if !isGone(err) {
+					c.damage(nameKey(p, n), err, nil)
+				}
+				continue
+			}
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids), ctx.Err()
+}
+
+// branch checks one branch.
+func (c *checker) branch(ctx context.Context, id BranchID, done, total int) error {
+	m, _, err := c.s.readManifest(ctx, id)
+	switch {
+	case isGone(err) && c.opts.Branch == id:
+		return err
+	case isGone(err) || err == nil && !m.Deleted.IsZero() && c.opts.Branch != id:
+		return ctx.Err() // deleted since the names were listed
+	case err != nil:
+		c.damage(manifestKey(id), err, nil)
+		return ctx.Err()
+	}
+	c.now = m
+	c.manifests.Add(id, m)
+	if c.opts.Progress != nil {
+		c.opts.Progress(CheckProgress{Branch: m.info(), Done: done, Total: total})
+	}
+	c.rep.Branches++
+	c.ancestors(ctx)
+	if err := c.s.pickUpAll(ctx, m); err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		c.damage(manifestKey(id), err, c.here())
+	}
+	live, at := c.live()
+	end := c.log(ctx, at)
+	c.head(ctx, live, at, end)
+	return ctx.Err()
+}
+
+// live returns the tree and the last barrier of the branch if it is open here.
+func (c *checker) live() (*tree, point) {
+	c.s.mu.Lock()
+	var b *Branch
+	if o := c.s.open[c.now.ID]; o != nil {
+		b = o.branch
+	}
+	c.s.mu.Unlock()
+	if b == nil {
+		return nil, point{Segment: logEnd}
+	}
+	t, at := b.fork(c.now.own())
+	return &t, at
+}
+
+// ancestors checks that the lineage is that of the manifests it names.
+func (c *checker) ancestors(ctx context.Context) {
+	m := c.now
+	last := len(m.Lineage) - 1
+	var parent BranchID
+	if last > 0 {
+		parent = m.Lineage[last-1]
+	}
+	if m.Fork.Log != parent {
+		c.damage(manifestKey(m.ID), fmt.Errorf("it forks from %q, its lineage says %q: %w", m.Fork.Log, parent, ErrCorrupt), c.here())
+	}
+	for i, id := range m.Lineage[:last] {
+		a, ok := c.manifests.Get(id)
+		if !ok {
+			var err error
+			if a, _, err = c.s.readManifest(ctx, id); err != nil {
+				c.damage(manifestKey(id), err, c.here())
+				continue
+			}
+			c.manifests.Add(id, a)
+		}
+		if !slices.Equal(a.Lineage, m.Lineage[:i+1]) {
+			c.damage(manifestKey(id), fmt.Errorf("its lineage is not a part of that of %s: %w", m.ID, ErrCorrupt), c.here())
+		}
+	}
+}
+
+// here is the whole branch being checked, as what a damage affects.
+func (c *checker) here() *Affected {
+	if c.now == nil {
+		return nil
+	}
+	return &Affected{Branch: c.now.ID, Project: c.now.Project, Name: c.now.Name}
+}
+
+// blocks is a range of the branch being checked, as what a damage affects.
+func (c *checker) blocks(first, count uint64) *Affected {
+	a := c.here()
+	a.Blocks, a.Ranges = count, []BlockRange{{first, count}}
+	return a
+}
+
+// damage adds to the report. The same damage of an object is listed once, with
+// all that it affects.
+func (c *checker) damage(object string, err error, a *Affected) {
+	key := [2]string{object, err.Error()}
+	i, ok := c.found[key]
+	if !ok {
+		if len(c.rep.Damage) >= damageMax {
+			c.rep.Omitted++
+			return
+		}
+		i = len(c.rep.Damage)
+		c.found[key] = i
+		c.rep.Damage = append(c.rep.Damage, Damage{Object: object, Detail: err.Error()})
+	}
+	if a != nil {
+		c.rep.Damage[i].add(*a)
+	}
+}
+
+func (d *Damage) add(a Affected) {
+	i := slices.IndexFunc(d.Affected, func(o Affected) bool { return o.Branch == a.Branch })
+	if i < 0 {
+		d.Affected = append(d.Affected, a)
+		return
+	}
+	o := &d.Affected[i]
+	o.Blocks += a.Blocks
+	for _, r := range a.Ranges {
+		if n := len(o.Ranges); n > 0 && o.Ranges[n-1].First+o.Ranges[n-1].Count == r.First {
+			o.Ranges[n-1].Count += r.Count
+		} else if n < rangesMax {
+			o.Ranges = append(o.Ranges, r)
+		}
+	}
+}
+
+// String describes the damage in one line.
+func (d Damage) String() string {
+	s := d.Object + ": " + d.Detail
+	for _, a := range d.Affected {
+		s += fmt.Sprintf("; affects %s/%s", a.Project, a.Name)
+		if a.Blocks > 0 {
+			s += fmt.Sprintf(" in %d blocks", a.Blocks)
+		}
+		for _, r := range a.Ranges {
+			s += fmt.Sprintf(", %d+%d", r.First, r.Count)
+		}
+	}
+	return s
+}
