@@ -193,17 +193,22 @@ func (j *Journal) Write(recs []*Record, m Meta) error {
 	return nil
 }
 
+// slowWrite is how long a write may take before the log names the disk.
+const slowWrite = time.Second
+
 // put writes the buffers. A commit that nothing was spilled for is one durable
 // write. Otherwise the sync must also cover the earlier writes, which a durable
 // write does not: it covers its own range only.
 func (j *Journal) put(bufs [][]byte, off int64, commit bool) error {
-	if err := j.file.WritevAt(bufs, off, commit && j.spilled == 0); err != nil {
-		return err
+	begin := time.Now()
+	err := j.file.WritevAt(bufs, off, commit && j.spilled == 0)
+	if err == nil && commit && j.spilled > 0 {
+		err = j.file.Sync()
 	}
-	if commit && j.spilled > 0 {
-		return j.file.Sync()
+	if d := time.Since(begin); d >= slowWrite {
+		j.pool.log.Warn("disk of the journal is slow", "path", j.path, "took", d, "err", err)
 	}
-	return nil
+	return err
 }
 
 // admit checks that a Write may go ahead, and returns its size in slots.
@@ -379,6 +384,9 @@ func (j *Journal) Abandon() { j.finish(fateAbandon) }
 
 func (j *Journal) finish(fate int32) {
 	if j.fate.CompareAndSwap(fateOpen, fate) {
+		if fate == fateAbandon {
+			j.pool.leave()
+		}
 		j.Unref()
 	}
 }

@@ -105,6 +105,7 @@ type Pool struct {
 	waiters      []*waiter             // first come, first served
 	open         map[*Journal]struct{} // with an open file
 	retiring     []*Journal            // for the worker
+	leaving      int                   // abandoned, and not in quarantine yet
 	quarantined  map[uint64]*poolFile  // left by an earlier life, until recovered
 	toldFallback bool
 }
@@ -209,12 +210,12 @@ func (p *Pool) scanFile(s *scanner, id uint64) error {
 		// process may have died while it wrote it. If the next life's first
 		// write and the marker were both lost in part, the old header could
 		// be found above data of the new life.
-		if err := pf.file.Sync(); err != nil {
-			_ = pf.file.Close()
-			return err
+		err := pf.file.Sync()
+		if err == nil {
+			p.spares = append(p.spares, pf)
+			return nil
 		}
-		p.spares = append(p.spares, pf)
-		return nil
+		p.log.Warn("spare journal file cannot be synced; removing it", "path", pf.path, "err", err)
 	}
 	if err := pf.file.Close(); err != nil {
 		return err
@@ -272,7 +273,8 @@ func (p *Pool) freeRecord(r *Record) {
 	}
 }
 
-// Recover hands out, once each, the files that an earlier life of the pool, or
+// Recover waits until no reader holds a journal that was abandoned before the
+// call. Then it hands out, once each, the files that an earlier life of the pool, or
 // Abandon, left behind with at least one committed batch or with damage; the
 // caller becomes their owner. It deletes nothing: Release each when its segment
 // is in the store. Files are in no particular order; the caller orders them by
@@ -286,6 +288,7 @@ func (p *Pool) freeRecord(r *Record) {
 // of ctx or of a closed pool; the files recovered by then are returned with it.
 func (p *Pool) Recover(ctx context.Context) ([]*Recovered, error) {
 	var out []*Recovered
+	p.settle(ctx)
 	for {
 		if err := ctx.Err(); err != nil {
 			return out, fmt.Errorf("recover journals: %w", err)

@@ -415,3 +415,23 @@ func TestOtherFileSize(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestRecoverWaitsForAbandoned: who abandons a journal and then recovers gets it
+// back, even if a reader was still at it.
+func TestRecoverWaitsForAbandoned(t *testing.T) {
+	p := openPool(t, memfs.New(memfs.Options{}), "/journal", testOptions())
+	j := create(t, p, "a", 1)
+	write(t, j, meta(1, true), record(t, p, 1, 1))
+	j.Ref()
+	j.Abandon()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got, err := p.Recover(ctx); !errors.Is(err, context.Canceled) || len(got) > 0 {
+		t.Fatalf("Recover gave %d files and %v while a reader held the only one", len(got), err)
+	}
+	go j.Unref()
+	got, err := p.Recover(t.Context())
+	if err != nil || len(got) != 1 {
+		t.Fatalf("Recover gave %d files and %v, want the abandoned one", len(got), err)
+	}
+}

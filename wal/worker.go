@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -160,6 +161,10 @@ func (p *Pool) takeBack(j *Journal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.open, j)
+	if j.fate.Load() == fateAbandon {
+		p.leaving--
+		defer p.work.Broadcast()
+	}
 	if free && err == nil {
 		p.giveBack(pf, j.log)
 		return
@@ -182,6 +187,28 @@ func (p *Pool) takeBack(j *Journal) {
 	p.used--
 	p.unhold(j.log)
 	p.grant()
+}
+
+// leave counts a journal that is abandoned and not taken back yet.
+func (p *Pool) leave() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.leaving++
+}
+
+// settle waits until every journal that was abandoned is in quarantine.
+func (p *Pool) settle(ctx context.Context) {
+	stop := context.AfterFunc(ctx, func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.work.Broadcast()
+	})
+	defer stop()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.leaving > 0 && !p.closed && ctx.Err() == nil {
+		p.work.Wait()
+	}
 }
 
 // giveBack takes a free file out of a log's account and into the stock, or off
