@@ -1,0 +1,53 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/bough-db/bough/blockdev"
+	"github.com/bough-db/bough/cow"
+)
+
+// volume is a branch that is open and mounted. Its methods take turns.
+type volume struct {
+	volumes Volumes
+	id      cow.BranchID
+	mounted bool
+	release func(context.Context) error
+}
+
+// mount opens the branch, attaches it and mounts its file system, which is made
+// first if format is set.
+func (m *Manager) mount(ctx context.Context, info cow.BranchInfo, format bool) (*volume, error) {
+	release, err := m.options.Hold(ctx, info.ID)
+	if err != nil {
+		return nil, fmt.Errorf("open branch: %w", err)
+	}
+	v := &volume{volumes: m.options.Volumes, id: info.ID, release: release}
+	_, err = m.options.Volumes.Attach(ctx, blockdev.AttachOptions{
+		ID: string(info.ID), Dir: m.layout.mount(info.ID), Format: format,
+		File: filepath.Join(m.options.Mnt, info.Project, info.Name, "disk"), WriteThrough: m.options.WriteThrough,
+	})
+	if err != nil {
+		return nil, errors.Join(err, v.unmount(context.WithoutCancel(ctx)))
+	}
+	v.mounted = true
+	return v, nil
+}
+
+// unmount unmounts, detaches and closes the branch. If the first fails, it can
+// be called again.
+func (v *volume) unmount(ctx context.Context) error {
+	if v.mounted {
+		if err := v.volumes.Detach(ctx, string(v.id)); err != nil && !errors.Is(err, blockdev.ErrNotAttached) {
+			return err
+		}
+		v.mounted = false
+	}
+	if err := v.release(ctx); err != nil {
+		return fmt.Errorf("close branch: %w", err)
+	}
+	return nil
+}
