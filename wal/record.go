@@ -156,7 +156,8 @@ func (r *Record) Size() int { return 1 + r.blocks }
 // Len returns the number of entries.
 func (r *Record) Len() int { return len(r.entries) }
 
-// Entry returns entry i. Its Slot is valid once the record is written.
+// Entry returns entry i. Its Slot is valid once the record is written, and changes
+// while Write is under way: others than the owner call Entry before or after.
 func (r *Record) Entry(i int) Entry { return r.entries[i] }
 
 // Entries iterates over the entries in order.
