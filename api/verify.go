@@ -6,6 +6,9 @@ type VerifyScope struct {
 	Project string `json:"project,omitempty"`
 	// Branch limits it to one branch of the project; "" = all of them.
 	Branch string `json:"branch,omitempty"`
+	// Quick leaves out reading the data itself: everything that describes it is
+	// read and checked, and that it is there.
+	Quick bool `json:"quick,omitempty"`
 }
 
 // VerifyEvent is one line of the answer to verify. Exactly one field is set.
@@ -34,23 +37,31 @@ type VerifyProgress struct {
 
 // VerifyProblem is one thing that is wrong.
 type VerifyProblem struct {
-	// Project is the project of the branch that it affects.
-	Project string `json:"project"`
-	// Branch is the branch that it affects.
-	Branch string `json:"branch"`
-	// Object is the stored object; "" when no single one is to blame.
+	// Object is the key of the stored object to blame; "" when none is.
 	Object string `json:"object,omitempty"`
 	// Detail says what is wrong, as one line.
 	Detail string `json:"detail"`
+	// Affected are the branches that cannot read all of their data for it.
+	Affected []VerifyAffected `json:"affected,omitempty"`
+}
+
+// VerifyAffected is what a problem takes away from one branch.
+type VerifyAffected struct {
+	// Project is the branch's project.
+	Project string `json:"project"`
+	// Branch is the branch's name.
+	Branch string `json:"branch"`
+	// Blocks counts the blocks that it cannot read; 0 = not known, or all.
+	Blocks uint64 `json:"blocks,omitempty"`
 }
 
 // VerifyResult is what a whole check found.
 type VerifyResult struct {
 	// Branches counts the branches checked.
 	Branches int `json:"branches"`
-	// Segments counts the segments read.
+	// Segments counts the segments whose descriptions were read.
 	Segments int `json:"segments"`
-	// Blocks counts the blocks whose contents were read and agreed.
+	// Blocks counts the blocks that the branches have data for.
 	Blocks int64 `json:"blocks"`
 	// Bytes counts the bytes read.
 	Bytes int64 `json:"bytes"`

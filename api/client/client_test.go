@@ -213,7 +213,7 @@ func TestVerifyStream(t *testing.T) {
 	if _, err := c.CreateProject(ctx, api.CreateProject{Name: "demo"}); err != nil {
 		t.Fatal(err)
 	}
-	b.AddProblem(api.VerifyProblem{Project: "demo", Branch: "main", Object: "branches/x/seg/1", Detail: "checksum"})
+	b.AddProblem(api.VerifyProblem{Object: "branches/x/seg/1", Detail: "checksum"})
 	var events []api.VerifyEvent
 	res, err := c.Verify(ctx, api.VerifyScope{Project: "demo"}, func(ev api.VerifyEvent) { events = append(events, ev) })
 	if err != nil || res.Problems != 1 || len(events) != 2 || events[0].Progress == nil || events[1].Problem == nil {

@@ -32,6 +32,7 @@ const (
 type app struct {
 	in       io.Reader
 	out, err io.Writer
+	name     string // as the program was called
 	args     []string
 	environ  []string
 	now      func() time.Time

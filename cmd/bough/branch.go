@@ -27,9 +27,17 @@ func (a *app) branchCmd() *cobra.Command {
 func (a *app) branchTable(branches []api.Branch) *table {
 	t := &table{header: []string{"BRANCH", "PARENT", "POSTGRES", "SEQ", "CREATED"}}
 	for _, b := range branches {
-		t.add(b.Ref(), parentCell(b), endpointCell(b), strconv.FormatUint(b.Seq, 10), a.ago(b.Created))
+		t.add(b.Ref(), parentCell(b), endpointCell(b), seqCell(b.Seq), a.ago(b.Created))
 	}
 	return t
+}
+
+// seqCell renders a barrier, which is not known of every branch.
+func seqCell(seq uint64) string {
+	if seq == 0 {
+		return "-"
+	}
+	return strconv.FormatUint(seq, 10)
 }
 
 // parentCell renders the parent and where the branch left it.

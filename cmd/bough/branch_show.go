@@ -34,8 +34,8 @@ func (o *branchShow) run(cmd *cobra.Command, args []string) error {
 		return o.printJSON(b)
 	}
 	w := o.styled()
-	if _, err = fmt.Fprintf(w, "branch    %s\nid        %s\nparent    %s\npostgres  %s\nseq       %d\nsize      %s\ncreated   %s\n",
-		b.Ref(), b.ID, parentCell(b), endpointCell(b), b.Seq, size(b.SizeBytes), o.ago(b.Created)); err != nil {
+	if _, err = fmt.Fprintf(w, "branch    %s\nid        %s\nparent    %s\npostgres  %s\nseq       %s\nsize      %s\ncreated   %s\n",
+		b.Ref(), b.ID, parentCell(b), endpointCell(b), seqCell(b.Seq), size(b.SizeBytes), o.ago(b.Created)); err != nil {
 		return err
 	}
 	if b.Error != "" {

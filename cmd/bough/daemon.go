@@ -24,6 +24,13 @@ import (
 	"github.com/bough-db/bough/wal"
 )
 
+// What is in the state directory, besides what package postgres keeps there.
+const (
+	journalDir = "journal"
+	cacheDir   = "cache"
+	mntDir     = "mnt"
+)
+
 // daemon is everything that serve runs. Its parts are made in the order of the
 // fields and taken down in the opposite one; those not made yet are nil.
 type daemon struct {
@@ -92,6 +99,9 @@ func (o *serve) openHost(ctx context.Context, d *daemon) (err error) {
 	if d.lock, err = lockState(o.state); err != nil {
 		return err
 	}
+	if err := checkDisk(o.state, d.log); err != nil {
+		return err
+	}
 	var lc net.ListenConfig
 	d.listener, err = lc.Listen(ctx, "tcp", o.listen)
 	if errors.Is(err, syscall.EADDRINUSE) {
@@ -109,12 +119,12 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 	if d.objects, err = dirstore.Open(o.store, dirstore.Options{Exclusive: true, Logger: d.log}); err != nil {
 		return err
 	}
-	d.journals, err = wal.OpenPool(vfs.OS(), filepath.Join(o.state, "journal"), wal.PoolOptions{MaxBytes: o.journalBytes, Logger: d.log})
+	d.journals, err = wal.OpenPool(vfs.OS(), filepath.Join(o.state, journalDir), wal.PoolOptions{MaxBytes: o.journalBytes, Logger: d.log})
 	if err != nil {
 		return err
 	}
 	if o.cacheBytes > 0 {
-		d.frames, err = cache.OpenFrames(vfs.OS(), filepath.Join(o.state, "cache"), cache.FramesOptions{Bytes: o.cacheBytes, Logger: d.log})
+		d.frames, err = cache.OpenFrames(vfs.OS(), filepath.Join(o.state, cacheDir), cache.FramesOptions{Bytes: o.cacheBytes, Logger: d.log})
 		if err != nil {
 			return err
 		}
@@ -165,7 +175,7 @@ func (o *serve) openKernel(ctx context.Context, d *daemon) (err error) {
 	if !report.Empty() {
 		d.log.Info("took away what an earlier daemon left", "mounts", len(report.Unmounted), "devices", len(report.Detached), "busy", report.Busy)
 	}
-	d.files, err = branchfs.Mount(ctx, branchfs.Options{Source: d.disks, Dir: filepath.Join(o.state, "mnt"), Logger: d.log})
+	d.files, err = branchfs.Mount(ctx, branchfs.Options{Source: d.disks, Dir: filepath.Join(o.state, mntDir), Logger: d.log})
 	if err != nil {
 		return err
 	}
@@ -250,15 +260,12 @@ func (d *daemon) stop(ctx context.Context) error {
 	}
 	d.stopServing(ctx, note)
 	if d.volumes != nil && d.files != nil {
-		note("detach branches", d.volumes.detachAll(ctx))
+		note("detach branches", d.volumes.detachAll(ctx, d.log))
 	}
 	if d.files != nil {
-		if err := d.files.Close(ctx); err != nil {
-			note("unmount branches", err)
-			hasty, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-			note("abort branches", d.files.Abort(hasty))
-			cancel()
-		}
+		// What is still in use stays mounted until the process ends, as after a
+		// kill: the next start finds it where it was and takes it away.
+		note("unmount branches", d.files.Close(ctx))
 	}
 	if d.store != nil {
 		note("close store", d.store.Close(ctx))

@@ -8,6 +8,6 @@ import (
 func main() {
 	os.Exit(run(&app{
 		in: os.Stdin, out: os.Stdout, err: os.Stderr,
-		args: os.Args[1:], environ: os.Environ(), now: time.Now,
+		name: os.Args[0], args: os.Args[1:], environ: os.Environ(), now: time.Now,
 	}))
 }

@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "rewrite the golden files in the scripts
 func testNow() time.Time { return apitest.Epoch.Add(3 * time.Hour) }
 
 func newTestApp(args ...string) *app {
-	return &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, args: args, environ: os.Environ(), now: testNow}
+	return &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, name: "bough", args: args, environ: os.Environ(), now: testNow}
 }
 
 func TestMain(m *testing.M) {
@@ -88,9 +88,15 @@ func scriptStuck(ts *testscript.TestScript, _ bool, args []string) {
 	scriptBackend(ts).SetError(args[0], args[1], args[2])
 }
 
-// scriptProblem: problem PROJECT BRANCH OBJECT DETAIL is found by verify.
+// scriptProblem: problem OBJECT DETAIL PROJECT/BRANCH... is found by verify.
 func scriptProblem(ts *testscript.TestScript, _ bool, args []string) {
-	scriptBackend(ts).AddProblem(api.VerifyProblem{Project: args[0], Branch: args[1], Object: args[2], Detail: args[3]})
+	p := api.VerifyProblem{Object: args[0], Detail: args[1]}
+	for i, ref := range args[2:] {
+		project, branch, err := api.ParseBranch(ref)
+		ts.Check(err)
+		p.Affected = append(p.Affected, api.VerifyAffected{Project: project, Branch: branch, Blocks: uint64(i)})
+	}
+	scriptBackend(ts).AddProblem(p)
 }
 
 // scriptExits: exits CODE COMMAND... runs a command that exits with the code

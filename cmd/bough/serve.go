@@ -164,7 +164,8 @@ func (o *serve) run(cmd *cobra.Command, _ []string) error {
 	context.AfterFunc(ctx, stopHurry)
 	if stopErr := d.stop(ctx); stopErr != nil {
 		if hurry.Err() != nil {
-			stopErr = fmt.Errorf("stopped in a hurry; the next start cleans up: %w", stopErr)
+			// Not wrapped: a cancelled context is no news after two signals.
+			return fmt.Errorf("stopped in a hurry; the next start cleans up: %s", oneLine(stopErr.Error()))
 		}
 		return errors.Join(err, stopErr)
 	}
@@ -209,14 +210,16 @@ func (o *serve) announce(d *daemon) error {
 	if d.socket != o.defaultSocket() {
 		flag = " --socket " + d.socket
 	}
+	// As it was called: `make run` calls a program that is not in PATH.
+	bough := o.name + flag
 	var b strings.Builder
 	fmt.Fprintf(&b, "bough is ready; Postgres clients connect to %s\n\n", r.Listen)
 	if o.create == "" {
-		fmt.Fprintf(&b, "  bough%s project create PROJECT\n", flag)
+		fmt.Fprintf(&b, "  %s project create PROJECT\n", bough)
 	}
-	fmt.Fprintf(&b, "  bough%s psql %s\n", flag, project)
-	fmt.Fprintf(&b, "  bough%s branch create %s/dev\n", flag, project)
-	fmt.Fprintf(&b, "  bough%s url %s/dev\n\n", flag, project)
+	fmt.Fprintf(&b, "  %s psql %s\n", bough, project)
+	fmt.Fprintf(&b, "  %s branch create %s/dev\n", bough, project)
+	fmt.Fprintf(&b, "  %s url %s/dev\n\n", bough, project)
 	_, err := fmt.Fprint(o.out, b.String())
 	return err
 }

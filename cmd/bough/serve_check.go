@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -129,6 +130,28 @@ func checkFiles(log *slog.Logger) error {
 		log.Warn("few open files are allowed: raise the limit with `ulimit -n`", "limit", lim.Cur, "wanted", filesWanted)
 	}
 	return nil
+}
+
+// freeWanted is what a daemon needs of its disk to begin with: a few journal
+// files and a first database.
+const freeWanted = 128 << 20
+
+// checkDisk refuses to begin on a full disk. Where there are journals already it
+// only warns: bringing them into the store is what makes room.
+func checkDisk(state string, log *slog.Logger) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(state, &st); err != nil {
+		return fmt.Errorf("examine the disk of %s: %w", state, err)
+	}
+	free := int64(st.Bavail) * st.Bsize
+	if free >= freeWanted {
+		return nil
+	}
+	if _, err := os.Stat(filepath.Join(state, journalDir)); err == nil {
+		log.Warn("the disk is nearly full: make room, or writes will wait and then fail; nothing is lost", "dir", state, "free", size(free))
+		return nil
+	}
+	return fmt.Errorf("the disk of %s has %s free, and %s are needed: make room, or choose another directory with --state", state, size(free), size(freeWanted))
 }
 
 // stateLock is the lock that makes a state directory one daemon's.

@@ -47,7 +47,7 @@ func (o *status) run(cmd *cobra.Command, _ []string) error {
 	}
 	t := table{header: []string{"BRANCH", "POSTGRES", "CLIENTS", "SEQ", "TO UPLOAD", "DEVICE", "MOUNTED ON"}}
 	for _, b := range s.Branches {
-		t.add(b.Ref(), endpointCell(b.Branch), strconv.Itoa(b.Connections), strconv.FormatUint(b.Seq, 10),
+		t.add(b.Ref(), endpointCell(b.Branch), strconv.Itoa(b.Connections), seqCell(b.Seq),
 			size(b.PendingBytes), orDash(b.Device), orDash(b.Mountpoint))
 	}
 	fmt.Fprintln(w)

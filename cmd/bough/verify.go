@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/dustin/go-humanize/english"
@@ -12,11 +13,14 @@ import (
 )
 
 // verify is `bough verify`.
-type verify struct{ *app }
+type verify struct {
+	*app
+	quick bool
+}
 
 func (a *app) verifyCmd() *cobra.Command {
 	o := &verify{app: a}
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "verify [PROJECT[/BRANCH]]",
 		Short: "Check that everything stored is whole",
 		Long: "Read everything that a branch, a project or the whole store can reach and check\n" +
@@ -26,10 +30,12 @@ func (a *app) verifyCmd() *cobra.Command {
 		ValidArgsFunction: a.completeBranch(cobra.ShellCompDirectiveNoFileComp),
 		RunE:              o.run,
 	}
+	cmd.Flags().BoolVar(&o.quick, "quick", false, "do not read the data itself, only what describes it")
+	return cmd
 }
 
 func (o *verify) run(cmd *cobra.Command, args []string) error {
-	var scope api.VerifyScope
+	scope := api.VerifyScope{Quick: o.quick}
 	if len(args) > 0 {
 		project, branch, err := branchArg(args[0])
 		if err != nil {
@@ -61,6 +67,22 @@ func (o *verify) run(cmd *cobra.Command, args []string) error {
 	return o.print(result, problems)
 }
 
+// printProblem writes what is wrong, and below it for whom.
+func printProblem(w io.Writer, p api.VerifyProblem) error {
+	line := alarm(oneLine(p.Detail))
+	if p.Object != "" {
+		line = p.Object + ": " + line
+	}
+	for _, a := range p.Affected {
+		line += "\n  affects " + a.Project + "/" + a.Branch
+		if a.Blocks > 0 {
+			line += ": " + english.Plural(int(a.Blocks), "block", "")
+		}
+	}
+	_, err := fmt.Fprintln(w, line)
+	return err
+}
+
 func (o *verify) print(r api.VerifyResult, problems []api.VerifyProblem) error {
 	if o.json {
 		if err := json.NewEncoder(o.out).Encode(api.VerifyEvent{Result: &r}); err != nil {
@@ -68,12 +90,10 @@ func (o *verify) print(r api.VerifyResult, problems []api.VerifyProblem) error {
 		}
 	} else {
 		w := o.styled()
-		t := table{header: make([]string, 3)}
 		for _, p := range problems {
-			t.add(p.Project+"/"+p.Branch, orDash(p.Object), alarm(oneLine(p.Detail)))
-		}
-		if err := t.write(w, ""); err != nil {
-			return err
+			if err := printProblem(w, p); err != nil {
+				return err
+			}
 		}
 		whole := ""
 		if r.Problems == 0 {

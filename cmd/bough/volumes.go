@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/bough-db/bough/blockdev"
 	"github.com/bough-db/bough/branchfs"
@@ -156,8 +158,11 @@ func (v *volumes) drop(ctx context.Context, id cow.BranchID) error {
 	return v.release(ctx, id)
 }
 
+// patience is how long detachAll waits before it says what for.
+const patience = 2 * time.Second
+
 // detachAll detaches what is still attached.
-func (v *volumes) detachAll(ctx context.Context) error {
+func (v *volumes) detachAll(ctx context.Context, log *slog.Logger) error {
 	v.mu.Lock()
 	ids := make([]cow.BranchID, 0, len(v.held))
 	for id := range v.held {
@@ -167,7 +172,14 @@ func (v *volumes) detachAll(ctx context.Context) error {
 	errs := make([]error, len(ids))
 	var wg sync.WaitGroup
 	for i, id := range ids {
-		wg.Go(func() { errs[i] = v.drop(ctx, id) })
+		wg.Go(func() {
+			first, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			if errs[i] = v.drop(first, id); errors.Is(errs[i], blockdev.ErrBusy) && ctx.Err() == nil {
+				log.Warn("waiting for a branch that is in use", "branch", id, "err", errs[i])
+				errs[i] = v.drop(ctx, id)
+			}
+		})
 	}
 	wg.Wait()
 	return errors.Join(errs...)
