@@ -228,7 +228,7 @@ func TestSilentDevice(t *testing.T) {
 	_, err := r.volumes.Attach(ctx, o)
 	wantError(t, err, context.DeadlineExceeded, o.ID)
 	t.Log(err)
-	ctx, cancel = context.WithTimeout(t.Context(), 100*time.Millisecond)
+	ctx, cancel = context.WithTimeout(t.Context(), 2500*time.Millisecond) // longer than a cleanup waits
 	defer cancel()
 	if _, err := r.volumes.Attach(ctx, o); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a second attach beside the first, which hangs: %v", err)
