@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -116,6 +117,8 @@ func TestPostgres(t *testing.T) {
 
 	t.Run("psql", func(t *testing.T) { testPSQL(t, door) })
 	t.Run("pgx", func(t *testing.T) { testPGX(t, door) })
+	t.Run("newer protocol", func(t *testing.T) { testNewerProtocol(t, door) })
+	t.Run("crash", func(t *testing.T) { testCrash(t, door) })
 	t.Run("cancel by psql", func(t *testing.T) { testPSQLCancel(t, door) })
 	t.Run("pgbench", func(t *testing.T) {
 		if out, err := client(t, door, nil, "pgbench", "-i", "-q", "-s", "1", "app@demo"); err != nil {
@@ -143,6 +146,10 @@ func testPSQL(t *testing.T, door string) {
 		{name: "options with spaces", env: []string{`PGOPTIONS=-c search_path=a,\ b --work_mem=6MB branch=demo`}, want: "app app 6MB a, b"},
 		{name: "url", args: []string{"postgresql:///app?options=--branch%3Ddemo/dev"}, want: "app app 4MB"},
 		{name: "conninfo", args: []string{"dbname=app@demo/dev sslmode=prefer gssencmode=prefer"}, want: "app app 4MB"},
+		{
+			name: "terminated", args: []string{"app@demo", "-c", "select pg_terminate_backend(pg_backend_pid())"},
+			bad: true, want: "terminating connection due to administrator command",
+		},
 		{name: "no branch", bad: true, want: `HINT:  Name the branch in the database, as in "dbname=app@demo/dev"`},
 		{name: "wrong password", env: []string{"PGPASSWORD=wrong"}, args: []string{"app@demo"}, bad: true, want: `password authentication failed for user "app"`},
 		{name: "no such database", args: []string{"nope@demo"}, bad: true, want: `database "nope" does not exist`},
@@ -202,6 +209,54 @@ func testPGX(t *testing.T, door string) {
 		case <-tick.C:
 		}
 	}
+}
+
+// testNewerProtocol opens with the version that the newest libpq tries, and a
+// protocol option that no server knows: the server itself must answer.
+func testNewerProtocol(t *testing.T, door string) {
+	c := dialPeer(t, door)
+	c.send(startupOf(3<<16|9999, "user", "app", "database", "app@demo", "_pq_.nonsense", "1"))
+	const negotiate = "\x00\x00\x00\x01_pq_.nonsense\x00"
+	head := make([]byte, 5+4)
+	if _, err := io.ReadFull(c, head); err != nil || head[0] != typeNegotiate {
+		t.Fatalf("read %q, %v; want a protocol negotiation", head, err)
+	}
+	c.expect([]byte(negotiate))
+	c.expect([]byte{'R'})
+}
+
+// testCrash kills the server process of a client. The whole server recovers
+// then, and turns clients away meanwhile: they must not see that.
+func testCrash(t *testing.T, door string) {
+	url := "postgres://app:secret@" + door + "/app%40demo"
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if err := syscall.Kill(int(conn.PgConn().PID()), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Ping(t.Context()); err == nil {
+		t.Error("the connection outlived its server process")
+	}
+	eventually(t, "a client connects after the crash", func() bool {
+		again, err := pgx.Connect(t.Context(), url)
+		if err == nil {
+			again.Close(t.Context())
+		} else if !endedInside(err) {
+			t.Fatalf("connect after the crash: %v", err)
+		}
+		return err == nil
+	})
+}
+
+// endedInside reports whether err is that of a client which the server had
+// begun to authenticate when it stopped or crashed. Such a client is not
+// refused, it is ended, and nobody could go on for it.
+func endedInside(err error) bool {
+	var pgErr *pgconn.PgError
+	return errors.As(err, &pgErr) && pgErr.Message == "the server ended the connection before it was ready"
 }
 
 // testPSQLCancel interrupts a psql, as Ctrl-C does.
@@ -319,11 +374,8 @@ func testStops(t *testing.T, connect func() error, stop func(), running func() b
 					return
 				default:
 				}
-				// A client that the server took in just before the stop is not refused,
-				// it is ended: only that may happen to it.
-				var pgErr *pgconn.PgError
 				err := connect()
-				if err != nil && (!errors.As(err, &pgErr) || pgErr.Message != "the server ended the connection before it was ready") {
+				if err != nil && !endedInside(err) {
 					t.Errorf("connect during stops: %v", err)
 					return
 				}
