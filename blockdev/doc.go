@@ -44,6 +44,10 @@
 // waiting for programs to leave, sets the write cache back, unbinds, and waits until
 // the kernel has done so, which is some time after the calls returned.
 //
+// On two cores of an AMD EPYC, with a device in memory of 256 GiB: attach and mount 4 ms,
+// unmount and detach 4 ms, each 16 ms more where the write cache has to be changed (the
+// kernel freezes the queue for that); format 15 ms.
+//
 // # The file system
 //
 // ext4, with noatime, errors=remount-ro, data_err=abort (a failed write of data is

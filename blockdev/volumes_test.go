@@ -78,10 +78,10 @@ func TestSyncReachesFlush(t *testing.T) {
 			writes := after.Calls[memdev.Write] - before.Calls[memdev.Write]
 			flushes := after.Calls[memdev.Flush] - before.Calls[memdev.Flush]
 			// The journal's own commits, every 5 s, may come on top.
-			if writes < syncs || writes > syncs+10 {
+			if writes < syncs || writes > syncs+25 {
 				t.Errorf("%d fdatasyncs made %d writes", syncs, writes)
 			}
-			if want := int64(syncs); !through && (flushes < want || flushes > want+5) {
+			if want := int64(syncs); !through && (flushes < want || flushes > want+25) {
 				t.Errorf("%d fdatasyncs made %d flushes", syncs, flushes)
 			}
 			if through && flushes != 0 {
@@ -189,7 +189,7 @@ func TestGrowWhileMounted(t *testing.T) {
 // TestInFlightThroughLoop shows that calls on one device run together when they come
 // through the loop driver: each waits until want have begun.
 func TestInFlightThroughLoop(t *testing.T) {
-	const want = 12
+	const want = 32
 	for kind, letter := range map[memdev.Kind]string{memdev.Read: "r", memdev.Write: "w"} {
 		t.Run(kind.String(), func(t *testing.T) {
 			r := start(t)

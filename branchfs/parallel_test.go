@@ -13,7 +13,7 @@ import (
 // TestParallelRequests shows that calls on one file run together: each call waits
 // until want of them have begun.
 func TestParallelRequests(t *testing.T) {
-	const want = 12
+	const want = 32
 	for kind, letter := range map[memdev.Kind]string{memdev.Read: "r", memdev.Write: "w"} {
 		t.Run(kind.String(), func(t *testing.T) {
 			s, _, dev := one(t)

@@ -23,6 +23,13 @@ type Source interface {
 	Branch(ctx context.Context, project, branch string) (Branch, error)
 }
 
+// ProjectFinder is a Source that can tell whether a project exists without listing all.
+// Without this power every path walk lists the projects.
+type ProjectFinder interface {
+	// Project returns nil if there is a project of that name.
+	Project(ctx context.Context, project string) error
+}
+
 // Branch is one branch of a Source. All methods may be called concurrently. The
 // file system keeps a Branch for as long as the kernel remembers its directory.
 type Branch interface {

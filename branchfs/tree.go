@@ -46,12 +46,8 @@ func (f *fileSystem) child(ctx context.Context, parent *node, name string) (*nod
 		if strings.HasPrefix(name, ".") {
 			return nil, nil
 		}
-		names, err := f.source.Projects(ctx)
-		if err != nil {
+		if exists, err := f.hasProject(ctx, name); err != nil || !exists {
 			return nil, err
-		}
-		if !slices.Contains(names, name) {
-			return nil, nil
 		}
 		n.key = key{kind: kindProject, project: name}
 	case kindProject:
@@ -78,6 +74,16 @@ func (f *fileSystem) child(ctx context.Context, parent *node, name string) (*nod
 		return nil, syscallError(syscall.ENOTDIR)
 	}
 	return n, nil
+}
+
+// hasProject reports whether the source has a project of that name.
+func (f *fileSystem) hasProject(ctx context.Context, name string) (bool, error) {
+	if finder, ok := f.source.(ProjectFinder); ok {
+		err := finder.Project(ctx, name)
+		return err == nil, err
+	}
+	names, err := f.source.Projects(ctx)
+	return slices.Contains(names, name), err
 }
 
 // join returns the path of name in directory n.

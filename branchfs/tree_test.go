@@ -2,6 +2,7 @@ package branchfs_test
 
 import (
 	"context"
+	"io/fs"
 	"strings"
 	"testing"
 
@@ -64,6 +65,36 @@ func TestTreeFollowsTheSourceAtOnce(t *testing.T) {
 		if got := branchfstest.Script(t, path, "open rd"); got[0] != step.want {
 			t.Fatalf("%s: open answered %s, want %s", step.name, got[0], step.want)
 		}
+	}
+}
+
+// finder is a source that must not be asked for all projects by a path walk.
+type finder struct {
+	*branchfstest.Source
+	t *testing.T
+}
+
+func (f finder) Project(ctx context.Context, project string) error {
+	if project != "p" {
+		return fs.ErrNotExist
+	}
+	return nil
+}
+
+func (f finder) Projects(ctx context.Context) ([]string, error) {
+	f.t.Error("a path walk listed all projects")
+	return nil, nil
+}
+
+func TestPathWalkAsksForOneProject(t *testing.T) {
+	src := branchfstest.NewSource()
+	src.Add("p", "main", memdev.New(1<<20, memdev.Options{}))
+	s := serve(t, finder{src, t})
+	if got := branchfstest.Script(t, s.DiskPath("p", "main"), "open rd"); got[0] != "ok" {
+		t.Errorf("open answered %s", got[0])
+	}
+	if got := branchfstest.Script(t, s.DiskPath("q", "main"), "open rd"); got[0] != "ENOENT" {
+		t.Errorf("open in a missing project answered %s, want ENOENT", got[0])
 	}
 }
 
