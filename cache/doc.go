@@ -26,9 +26,8 @@
 //  3. Put never waits for the disk, and Get never holds a lock while it reads it.
 //  4. Every entry of the index points to a region that lists its hash; every region is
 //     free, open, pending or queued, and only one of these.
-//  5. Evicting a main region frees at least half of it, however hot everything is. So the
-//     disk writes at most three times what is stored: once when it comes, once when it
-//     moves to the main queue, and once more for what has to move within it.
+//  5. A region that is freed had at most half of its bytes copied elsewhere, however hot
+//     everything is. So the disk writes at most about twice what is stored.
 //
 // # Eviction
 //
@@ -39,9 +38,10 @@
 // small queue, a tenth of the disk tier and a fifth of the memory tier, and leaves the
 // rest alone.
 //
-// Frames moves regions, not slots: the oldest region of a queue is freed, and its used
-// slots are copied to the region that the main queue is filling. Nothing is ever
-// searched for or fragmented, and every write is one region long.
+// Frames moves regions: the oldest region of a queue is freed, and its used slots are
+// copied to the region that the main queue is filling. If more than half of it was used,
+// it goes to the main queue as it is, without a copy, the rest along with it. Nothing is
+// ever searched for or fragmented, and every write is one region long.
 //
 // In Memory a use does not count while a frame is new (half of the small queue's
 // length): a scan that reads a frame sixteen times in a row, block by block, must not

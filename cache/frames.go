@@ -88,6 +88,7 @@ type Frames struct {
 	spare   []*buffer        // to be reused
 	free    []uint32         // regions
 	queue   [queues][]uint32 // regions on disk, oldest first
+	rounds  int              // regions that went round the main queue since one was freed
 	idle    *sync.Cond       // broadcast when the keeper has nothing to do
 	working bool             // the keeper is between wake and idle
 

@@ -11,8 +11,9 @@ func (f *Frames) keep() {
 	defer close(f.done)
 	// Survivors of an eviction are read into this buffer, one at a time.
 	slot := make([]byte, SlotBytesMax)
+	page := alignedBytes(pageBytes)
 	for range f.wake {
-		for f.step(slot) {
+		for f.step(page, slot) {
 		}
 		f.mu.Lock()
 		closed := f.closed
@@ -24,7 +25,7 @@ func (f *Frames) keep() {
 }
 
 // step does the next thing there is to do, and tells whether there was any.
-func (f *Frames) step(slot []byte) bool {
+func (f *Frames) step(page, slot []byte) bool {
 	f.mu.Lock()
 	var b *buffer
 	if len(f.pending) > 0 {
@@ -42,7 +43,7 @@ func (f *Frames) step(slot []byte) bool {
 	case b != nil:
 		f.write(b)
 	case evict:
-		f.evict(slot)
+		f.evict(page, slot)
 	default:
 		return false
 	}
@@ -101,17 +102,29 @@ type survivor struct {
 	loc  location
 }
 
-// evict frees the oldest region of the queue whose turn it is, and moves those of
-// its slots that were used to the main queue. Only the keeper takes regions out of
-// the queues, so that there still is one.
-func (f *Frames) evict(slot []byte) {
+// evict takes the oldest region of the queue whose turn it is. If more than half of
+// it was used, it goes to the back of the main queue as it is, which costs no I/O;
+// otherwise it is freed, and what was used is copied to the main queue's open region.
+// So every region that is freed gains at least half a region, and the disk writes at
+// most about twice what is stored. Only the keeper takes regions out of the queues,
+// so that there still is one.
+func (f *Frames) evict(page, slot []byte) {
 	f.mu.Lock()
 	no, q := f.victim()
-	r := &f.regions[no]
-	hashes := r.hashes
+	hashes := f.regions[no].hashes
+	lap := f.rounds >= len(f.queue[main])
 	f.mu.Unlock()
 
-	kept := f.survivors(no, q, hashes)
+	kept, bytes := f.survivors(no, hashes)
+	if bytes > f.regionBytes/2 {
+		if q == small || !lap {
+			f.recirculate(no, q, kept, page)
+			return
+		}
+		// A whole round has freed nothing: everything is in use. The most used half
+		// stays.
+		kept = f.hottest(kept)
+	}
 	for _, s := range kept {
 		f.rescue(s, q, slot)
 	}
@@ -127,9 +140,10 @@ func (f *Frames) evict(slot []byte) {
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r.use.Store(0)
-	r.hashes = nil
+	f.regions[no].use.Store(0)
+	f.regions[no].hashes = nil
 	f.free = append(f.free, no)
+	f.rounds = 0
 }
 
 // victim takes the oldest region out of the queue whose turn it is: the small
@@ -145,21 +159,21 @@ func (f *Frames) victim() (no uint32, q queueID) {
 	return no, q
 }
 
-// survivors lists the slots in the region that were used since they were written.
-// Of a main region it keeps the most used, up to half of the region: that every
-// eviction frees at least half a region bounds what the disk has to write when
-// everything is in use, to three times what is stored.
-func (f *Frames) survivors(no uint32, q queueID, hashes []uint64) []survivor {
-	var kept []survivor
+// survivors lists the slots in the region that were used since they were written, or
+// went round last, and how many bytes they take.
+func (f *Frames) survivors(no uint32, hashes []uint64) (kept []survivor, bytes int) {
 	for _, hash := range hashes {
 		loc, ok := f.index.peek(hash)
 		if ok && loc.region() == no && loc.freq() > 0 {
 			kept = append(kept, survivor{hash, loc})
+			bytes += loc.length()
 		}
 	}
-	if q == small {
-		return kept
-	}
+	return kept, bytes
+}
+
+// hottest returns the most used of the survivors, up to half a region.
+func (f *Frames) hottest(kept []survivor) []survivor {
 	slices.SortStableFunc(kept, func(a, b survivor) int { return cmp.Compare(b.loc.freq(), a.loc.freq()) })
 	room := f.regionBytes / 2
 	for i, s := range kept {
@@ -168,6 +182,55 @@ func (f *Frames) survivors(no uint32, q queueID, hashes []uint64) []survivor {
 		}
 	}
 	return kept
+}
+
+// freqAfter is the frequency of a survivor that leaves queue q: its uses in the small
+// queue got it into the main queue; each round there costs one.
+func freqAfter(q queueID, loc location) int {
+	if q == small {
+		return 0
+	}
+	return max(loc.freq()-1, 0)
+}
+
+// recirculate puts a region at the back of the main queue.
+func (f *Frames) recirculate(no uint32, q queueID, kept []survivor, page []byte) {
+	for _, s := range kept {
+		// A use since the survivors were listed is lost; it is one of many.
+		if f.index.move(s.hash, s.loc, s.loc.withFreq(freqAfter(q, s.loc))) {
+			f.stats.kept.Add(1)
+		}
+	}
+	if q == small {
+		f.markMain(no, page)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.queue[main] = append(f.queue[main], no)
+	if q == main {
+		f.rounds++
+	}
+}
+
+// markMain notes on disk that a region belongs to the main queue now: in the first
+// page of its table, which is where adopt looks.
+func (f *Frames) markMain(no uint32, page []byte) {
+	start := f.regionStart(no)
+	if _, err := f.rd.ReadAt(page, start); err != nil {
+		f.stats.damaged.Add(1)
+		return
+	}
+	for p := page; len(p) > 0; p = p[tableEntryBytes:] {
+		if e, ok := decodeTableEntry(p[:tableEntryBytes], f.regionBytes, f.salt); ok {
+			e.main = true
+			encodeTableEntry(p[:tableEntryBytes], e, f.salt)
+		}
+	}
+	if _, err := f.wr.WriteAt(page, start); err != nil {
+		f.disable("write", err)
+		return
+	}
+	f.stats.written.Add(pageBytes)
 }
 
 // rescue copies a slot to the main queue. If it cannot be read, or there is no
@@ -183,10 +246,6 @@ func (f *Frames) rescue(s survivor, from queueID, slot []byte) {
 		f.stats.damaged.Add(1)
 		return
 	}
-	freq := 0
-	if from == main {
-		freq = s.loc.freq() - 1
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// One buffer beyond the bound, and the last free region, are the keeper's.
@@ -196,7 +255,7 @@ func (f *Frames) rescue(s survivor, from queueID, slot []byte) {
 		return
 	}
 	loc := b.add(s.hash, len(slot), f.salt, func(dst []byte) { copy(dst, slot) })
-	if f.index.move(s.hash, s.loc, loc.withFreq(freq)) {
+	if f.index.move(s.hash, s.loc, loc.withFreq(freqAfter(from, s.loc))) {
 		f.stats.kept.Add(1)
 	}
 }
