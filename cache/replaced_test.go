@@ -124,3 +124,29 @@ func TestMemoryComesBack(t *testing.T) {
 		t.Error("a frame that came back was evicted by a scan")
 	}
 }
+
+// TestFramesAllInUse: readers that use everything all the time cannot keep the keeper
+// going round for ever.
+func TestFramesAllInUse(t *testing.T) {
+	f := openTest(t, memfs.New(memfs.Options{}), "cache", testBytes)
+	for i := range 2000 {
+		f.Put(Key{Segment: uint64(i)}, make([]byte, 24<<10))
+		touchAll(f, 100)
+		f.settle()
+	}
+	free := func() int {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.free)
+	}
+	page, slot := alignedBytes(pageBytes), make([]byte, SlotBytesMax)
+	want := free() + 1
+	for i := 0; free() < want; i++ {
+		if i > 2*len(f.regions) {
+			t.Fatal("nothing was freed in two rounds")
+		}
+		touchAll(f, 100)
+		f.evict(page, slot)
+	}
+	check(t, f)
+}
