@@ -134,8 +134,10 @@
 //
 // A file found at the start is never written before it is judged. What was seen
 // by a process that then died need not be durable, so at the start the directory
-// and every spare file are synced, and each file before it is recovered. Recovery
-// deletes nothing, and can be cut off and repeated at any point.
+// and every spare file are synced, and each file before it is recovered. A spare
+// file whose header copies differ is marked again before it is used: so a write
+// that tears in slot 0 mixes two states, never three. Recovery deletes nothing, and
+// can be cut off and repeated at any point.
 // TestCrashEverywhere stops the machine at every mutation, and up to three times
 // more during the recoveries that follow; TestTraces fixes the order of writes.
 //

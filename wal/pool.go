@@ -1,6 +1,7 @@
 package wal
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -185,10 +186,9 @@ func (p *Pool) scanFile(s *scanner, id uint64) error {
 	if err != nil {
 		return err
 	}
-	s.file, s.slots, s.n = pf.file, pf.slots, 0
-	state := fileFree
+	s.reset(pf.file, pf.slots)
+	h, state := fileHeader{}, fileFree
 	if pf.slots > 0 {
-		var h fileHeader
 		h, state, err = inspect(s)
 		pf.log = h.Log
 		if err != nil {
@@ -206,21 +206,33 @@ func (p *Pool) scanFile(s *scanner, id uint64) error {
 	// A file of another size was being made when its process ended, or is
 	// left from other settings.
 	if int64(pf.slots)*BlockSize == p.opts.FileBytes && p.used+len(p.spares) < p.files {
-		// The marker was seen, which does not mean that it is durable: the
-		// process may have died while it wrote it. If the next life's first
-		// write and the marker were both lost in part, the old header could
-		// be found above data of the new life.
-		err := pf.file.Sync()
+		err := makeSure(s, h)
 		if err == nil {
 			p.spares = append(p.spares, pf)
 			return nil
 		}
-		p.log.Warn("spare journal file cannot be synced; removing it", "path", pf.path, "err", err)
+		p.log.Warn("spare journal file cannot be used; removing it", "path", pf.path, "err", err)
 	}
 	if err := pf.file.Close(); err != nil {
 		return err
 	}
 	return p.fs.Remove(pf.path)
+}
+
+// makeSure makes the state of a free file, as it was seen, one to build on. The
+// process before this one may have died, or the power failed, while it marked the
+// file as free or wrote to it first: then what was seen is not durable, or only
+// half there. Otherwise the next life's first write, if it is lost in part, could
+// leave a mixture of three lives.
+func makeSure(s *scanner, h fileHeader) error {
+	if err := s.file.Sync(); err != nil {
+		return err
+	}
+	b, err := s.block(0)
+	if err != nil || bytes.Equal(b[:headerBytes], b[headerCopyAt:headerCopyAt+headerBytes]) {
+		return err
+	}
+	return markFree(s.file, &h, true)
 }
 
 func (p *Pool) openFile(id uint64, flag int) (*poolFile, error) {

@@ -3,7 +3,6 @@ package wal
 import (
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 
 	"github.com/bough-db/bough/vfs"
@@ -14,15 +13,20 @@ const scanBlocks = 256
 
 // scanner reads a file block by block, many at a time.
 type scanner struct {
-	file  io.ReaderAt
+	file  vfs.File
 	slots Slot   // in the file
 	buf   []byte // aligned
 	first Slot   // that buf holds
 	n     Slot   // blocks that buf holds
 }
 
-func newScanner(file io.ReaderAt, slots Slot) *scanner {
+func newScanner(file vfs.File, slots Slot) *scanner {
 	return &scanner{file: file, slots: slots, buf: alignedBytes(int(min(slots, scanBlocks)) * BlockSize)}
+}
+
+// reset turns to another file.
+func (s *scanner) reset(file vfs.File, slots Slot) {
+	s.file, s.slots, s.first, s.n = file, slots, 0, 0
 }
 
 // block returns the contents of a slot, valid until the next call.

@@ -246,15 +246,20 @@ func (j *Journal) invalidate() error {
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
+	return markFree(j.file, &j.header, len(j.batches) == 0)
+}
+
+// markFree marks a file as free. With clearFirst the first record is wiped before:
+// where the life that ends never got as far as a commit, it may be a record of an
+// earlier life, and beside a marker that does not name that life it would look
+// like a journal that lost its header.
+func markFree(file vfs.File, h *fileHeader, clearFirst bool) error {
 	block := alignedBytes(BlockSize)
-	if len(j.batches) == 0 {
-		// The first record may be of an earlier life, since this one never got
-		// as far as a commit. Beside a marker that does not name that life it
-		// would look like a journal that lost its header. So it goes first.
-		if err := j.file.WritevAt([][]byte{block}, firstRecordSlot*BlockSize, true); err != nil {
+	if clearFirst {
+		if err := file.WritevAt([][]byte{block}, firstRecordSlot*BlockSize, true); err != nil {
 			return err
 		}
 	}
-	encodeHeader(block, &j.header, headerFree)
-	return j.file.WritevAt([][]byte{block}, 0, true)
+	encodeHeader(block, h, headerFree)
+	return file.WritevAt([][]byte{block}, 0, true)
 }
