@@ -55,7 +55,6 @@ type daemon struct {
 
 	endDoor context.CancelFunc // closes the clients' connections
 	served  chan error         // one from each of door and api
-	ended   []error            // received from served
 }
 
 // startDaemon makes everything up to the point where serve may be called. When
@@ -220,9 +219,16 @@ func (o *serve) createFirst(ctx context.Context, d *daemon) error {
 func (d *daemon) serve() <-chan error {
 	ctx, cancel := context.WithCancel(context.Background())
 	d.endDoor = cancel
-	go func() { d.served <- d.door.Serve(ctx, d.listener) }()
-	go func() { d.served <- d.api.Serve(d.apiConn) }()
-	early := make(chan error, 1)
+	early := make(chan error, 3)
+	run := func(what string, serve func() error) {
+		err := serve()
+		d.served <- err
+		if err != nil {
+			early <- fmt.Errorf("%s: %w", what, err)
+		}
+	}
+	go run("serve Postgres clients", func() error { return d.door.Serve(ctx, d.listener) })
+	go run("serve the socket", func() error { return d.api.Serve(d.apiConn) })
 	go func() {
 		<-d.files.Done()
 		early <- errors.New("the file system of the branches was unmounted")

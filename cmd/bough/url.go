@@ -14,8 +14,8 @@ func (a *app) urlCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "url PROJECT/BRANCH",
 		Short: "Print the connection URL of a branch, password included",
-		Long: "Print the connection URL of a branch, password included. It stays the same for\n" +
-			"the life of the branch, whether its Postgres runs or is suspended.",
+		Long: "Print the connection URL of a branch, password included. It stays the same until\n" +
+			"the branch is renamed, whether its Postgres runs or is suspended.",
 		Example:           "  psql \"$(bough url demo/dev)\"\n  bough url demo --json",
 		Args:              wantArgs("PROJECT/BRANCH"),
 		ValidArgsFunction: a.completeBranch(cobra.ShellCompDirectiveNoFileComp),

@@ -105,7 +105,8 @@ func (o *verify) print(r api.VerifyResult, problems []api.VerifyProblem) error {
 		}
 	}
 	if r.Problems > 0 {
-		return fmt.Errorf("%s found: what is named above cannot be read as it was written", english.Plural(r.Problems, "problem", ""))
+		return api.Errorf(api.CodeCorrupt, "%s found", english.Plural(r.Problems, "problem", "")).
+			WithHint("what is named above cannot be read as it was written")
 	}
 	return nil
 }
