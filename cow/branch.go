@@ -31,7 +31,8 @@ type Branch struct {
 	leadFree   *sync.Cond
 	leadWanted int
 	nextSeq    wal.Seq
-	failed     error // sticky: nothing is acknowledged any more
+	waiting    string // what writers wait for, if they do
+	failed     error  // sticky: nothing is acknowledged any more
 	closing    bool
 	queue      []*liveSegment // sealed, not yet counted as stored, in order
 	stored     wal.SegmentNo  // all segments up to this one are in the store
@@ -84,7 +85,8 @@ type BranchStatus struct {
 	ReadBytes  uint64    `json:"read_bytes"`
 	WriteBytes uint64    `json:"write_bytes"`
 	Mode       string    `json:"write_mode"`
-	Error      string    `json:"error,omitempty"` // the sticky failure
+	Waiting    string    `json:"waiting,omitempty"` // what writes wait for
+	Error      string    `json:"error,omitempty"`   // the sticky failure
 }
 
 // ID returns the branch's id.
@@ -123,6 +125,7 @@ func (b *Branch) Status() BranchStatus {
 	if b.WriteThrough() {
 		st.Mode = "through"
 	}
+	st.Waiting = b.waiting
 	if b.failed != nil {
 		st.Error = b.failed.Error()
 	}

@@ -256,15 +256,16 @@ func (s *Store) frame(log BranchID, seg wal.SegmentNo, n int, info frameInfo) ([
 
 func (s *Store) fetchFrame(ctx context.Context, key cache.Key, log BranchID, seg wal.SegmentNo, info frameInfo) ([]byte, error) {
 	blocks := make([]byte, 0, int(info.n)*BlockSize)
-	if s.opts.Frames != nil {
-		if stored, ok := s.opts.Frames.Get(key, nil); ok {
-			if out, err := decodeFrame(s.zr, info, stored, blocks); err == nil {
-				return out, nil
-			}
-			s.log.Warn("cached frame does not match: fetching it again", "segment", segmentKey(log, seg), "frame", key.Frame)
+	buf := s.buffers.Get().(*[]byte)
+	defer s.buffers.Put(buf)
+	if stored, ok := s.opts.Frames.Get(key, (*buf)[:0]); ok {
+		if out, err := decodeFrame(s.zr, info, stored, blocks); err == nil {
+			return out, nil
 		}
+		s.log.Warn("cached frame does not match: fetching it again", "segment", segmentKey(log, seg), "frame", key.Frame)
+		s.opts.Frames.Delete(key)
 	}
-	stored := make([]byte, info.size)
+	stored := (*buf)[:info.size]
 	var err error
 	for range 2 {
 		var got int
@@ -274,9 +275,7 @@ func (s *Store) fetchFrame(ctx context.Context, key cache.Key, log BranchID, seg
 		}
 		var out []byte
 		if out, err = decodeFrame(s.zr, info, stored[:got], blocks); err == nil {
-			if s.opts.Frames != nil {
-				s.opts.Frames.Put(key, stored)
-			}
+			s.opts.Frames.Put(key, stored)
 			return out, nil
 		}
 		s.log.Error("frame is damaged", "segment", segmentKey(log, seg), "frame", key.Frame, "err", err)

@@ -79,9 +79,11 @@ func (b *Branch) ensureJournal(spill bool) error {
 // succeed.
 func (b *Branch) createJournal(number wal.SegmentNo) (*wal.Journal, error) {
 	h := wal.Header{Log: string(b.id), Segment: number, Epoch: b.epoch}
-	ctx, cancel := context.WithTimeout(b.ctx, b.store.opts.FullWait)
+	ctx, cancel := b.patience()
 	defer cancel()
-	for {
+	defer b.setWaiting("")
+	b.setWaiting("for a journal file: the journals have used up their bytes, and the store has not taken them yet")
+	for told := false; ; told = true {
 		j, err := b.store.journals.Create(b.ctx, h)
 		if err == nil {
 			// A file of another size could not take every batch, or has slots
@@ -96,11 +98,29 @@ func (b *Branch) createJournal(number wal.SegmentNo) (*wal.Journal, error) {
 		if !errors.Is(err, wal.ErrFull) {
 			return nil, err
 		}
-		b.store.log.Warn("no room for a journal file: writes wait", "branch", b.id, "err", err)
+		if !told {
+			b.store.log.Warn("no room for a journal file: writes wait", "branch", b.id, "err", err)
+			b.setWaiting("for space on the journals' disk: " + err.Error())
+		}
 		if !pause(ctx, fullPoll) {
 			return nil, fmt.Errorf("write to branch %s: %w", b.id, err)
 		}
 	}
+}
+
+// patience returns a context for waiting as long as Options.FullWait allows.
+func (b *Branch) patience() (context.Context, context.CancelFunc) {
+	if d := b.store.opts.FullWait; d > 0 {
+		return context.WithTimeout(b.ctx, d)
+	}
+	return context.WithCancel(b.ctx)
+}
+
+// setWaiting notes what keeps the branch's writers waiting, for its status.
+func (b *Branch) setWaiting(what string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.waiting = what
 }
 
 // fullPoll is how often a full disk is tried again: nobody tells when space

@@ -54,8 +54,9 @@ type Options struct {
 	// takes up to 40 MiB of memory. Default: 2.
 	Uploads int
 	// FullWait is how long a write waits for space on a full journal disk, or
-	// for a tree page from a store that does not answer, before it fails.
-	// Default: 20 s.
+	// for a tree page from a store that does not answer, before it fails. A file
+	// system above does not survive a flush that failed, but it does survive one
+	// that takes long. Default: 0, until there is space or the branch is closed.
 	FullWait time.Duration
 	// Now is the clock of barriers. Default: time.Now.
 	Now func() time.Time
@@ -81,9 +82,6 @@ func (o *Options) setDefaults() error {
 	}
 	if o.SealAfter == 0 {
 		o.SealAfter = 2 * time.Second
-	}
-	if o.FullWait == 0 {
-		o.FullWait = 20 * time.Second
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -121,6 +119,7 @@ type Store struct {
 	indexes  *lru.Cache[indexKey, *segmentIndex]
 	zr       *zstd.Decoder
 	encoders *encoders
+	buffers  sync.Pool     // of *[]byte for frames as stored
 	ahead    chan struct{} // holds one for each read-ahead under way
 
 	frameFlight, indexFlight singleflight.Group
@@ -169,6 +168,10 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 		opts: opts, objects: opts.Objects, journals: opts.Journals, log: opts.Logger, random: opts.Random,
 		open: map[BranchID]*opening{}, broken: map[BranchID]error{}, left: map[BranchID]int{},
 		live: map[indexKey]*liveSegment{}, ahead: make(chan struct{}, aheadFetches),
+	}
+	s.buffers.New = func() any {
+		buf := make([]byte, cache.SlotBytesMax)
+		return &buf
 	}
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	var err error

@@ -432,7 +432,7 @@ func (f *folding) apply(entries []wal.Entry, seg wal.SegmentNo) error {
 // does not answer must not cost the branch its life. So it is tried for a while.
 func (f *folding) load(want need) error {
 	s := f.b.store
-	ctx, cancel := context.WithTimeout(f.b.ctx, s.opts.FullWait)
+	ctx, cancel := f.b.patience()
 	defer cancel()
 	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
 		err := s.loadPage(ctx, want, &f.pages)

@@ -56,6 +56,13 @@ func (d *disks) Projects(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
+// Project implements branchfs.ProjectFinder: a path walk looks one project up
+// instead of listing all.
+func (d *disks) Project(ctx context.Context, name string) error {
+	_, err := d.store.Project(ctx, name)
+	return notExist(err)
+}
+
 // Branches implements branchfs.Source.
 func (d *disks) Branches(ctx context.Context, project string) ([]string, error) {
 	all, err := d.store.Branches(ctx, project)

@@ -9,20 +9,24 @@ import (
 	"os/signal"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"time"
 )
 
 // options of a run.
 type options struct {
-	bough   string
-	dir     string
-	pairs   int
-	scale   int
-	clients int
-	seconds int
-	jsonOut string
-	only    string
-	mode    string
+	bough    string
+	dir      string
+	pairs    int
+	scale    int
+	clients  int
+	seconds  int
+	jsonOut  string
+	only     string
+	mode     string
+	suite    string
+	tries    int
+	largeGiB int
 }
 
 func main() {
@@ -36,6 +40,9 @@ func main() {
 	flag.StringVar(&o.jsonOut, "json", "", "also write the results to this file")
 	flag.StringVar(&o.only, "only", "", "run only the workloads whose name contains this")
 	flag.StringVar(&o.mode, "write-mode", "", "the daemon's --write-mode. Default: the daemon's default")
+	flag.StringVar(&o.suite, "suite", "storage,scale", "what to measure: storage, scale, or both")
+	flag.IntVar(&o.tries, "tries", 25, "how often each latency is taken")
+	flag.IntVar(&o.largeGiB, "large", 10, "size of a large device in GiB")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -53,7 +60,11 @@ type report struct {
 	Pairs   int       `json:"pairs"`
 	Scale   int       `json:"scale"`
 	Seconds int       `json:"seconds"`
-	Results []result  `json:"results"`
+	Results []result  `json:"results,omitempty"`
+	// Latencies of the scale suite, and the daemon's greatest resident set after
+	// it, in MiB.
+	Latencies []latency `json:"latencies,omitempty"`
+	PeakMiB   float64   `json:"peak_rss_mib"`
 }
 
 // result of one workload.
@@ -80,31 +91,23 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = firstError(err, d.stop()) }()
-	branch, err := d.attach(ctx, filepath.Join(root, "branch"))
-	if err != nil {
-		return err
-	}
-	sides := [2]*side{
-		{name: "branch", dir: branch},
-		{name: "ext4", dir: filepath.Join(root, "plain")},
-	}
-	for _, s := range sides {
-		if err := s.prepare(ctx, o); err != nil {
-			return fmt.Errorf("prepare %s: %w", s.name, err)
-		}
-		defer s.stop()
-	}
 	rep := report{
 		Time: time.Now().UTC(), CPUs: runtime.NumCPU(), Mode: d.mode, Pairs: o.pairs, Scale: o.scale, Seconds: o.seconds,
 	}
-	for _, w := range workloads(o) {
-		r, err := measure(ctx, w, sides, o.pairs)
-		if err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
+	if strings.Contains(o.suite, "storage") {
+		if rep.Results, err = runStorage(ctx, d, root, o); err != nil {
+			return err
 		}
-		rep.Results = append(rep.Results, r)
-		printResult(os.Stdout, r)
 	}
+	if strings.Contains(o.suite, "scale") {
+		if rep.Latencies, err = runScale(ctx, d, root, o); err != nil {
+			return err
+		}
+	}
+	if rep.PeakMiB, err = d.peakMemory(); err != nil {
+		return err
+	}
+	fmt.Printf("the daemon's resident set was at most %.0f MiB\n", rep.PeakMiB)
 	if o.jsonOut != "" {
 		data, err := json.MarshalIndent(rep, "", "  ")
 		if err != nil {
@@ -113,6 +116,34 @@ func run(ctx context.Context, o options) (err error) {
 		return os.WriteFile(o.jsonOut, append(data, '\n'), 0o644)
 	}
 	return nil
+}
+
+// runStorage compares a branch with plain ext4.
+func runStorage(ctx context.Context, d *daemon, root string, o options) ([]result, error) {
+	branch, err := d.attach(ctx, filepath.Join(root, "branch"))
+	if err != nil {
+		return nil, err
+	}
+	sides := [2]*side{
+		{name: "branch", dir: filepath.Join(branch, "bench")},
+		{name: "ext4", dir: filepath.Join(root, "plain")},
+	}
+	for _, s := range sides {
+		if err := s.prepare(ctx, o); err != nil {
+			return nil, fmt.Errorf("prepare %s: %w", s.name, err)
+		}
+		defer s.stop()
+	}
+	var results []result
+	for _, w := range workloads(o) {
+		r, err := measure(ctx, w, sides, o.pairs)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", w.name, err)
+		}
+		results = append(results, r)
+		printResult(os.Stdout, r)
+	}
+	return results, nil
 }
 
 func firstError(a, b error) error {
