@@ -11,10 +11,12 @@ type Waker interface {
 	// Wake returns the address of the branch's Postgres, once it accepts
 	// connections: HOST:PORT, or the path of a unix socket. It starts the
 	// endpoint if it sleeps, and waits for the end of a stop that is under way.
-	// It is called for every connection, so it must be cheap when the endpoint
-	// runs; calls for one branch never overlap. The names have been checked
-	// against the grammar of names. An error that wraps ErrNotFound, or an
-	// *Error, is told to the client. Wake must return soon after ctx is done.
+	// The address must not pass to another branch while a client may be on its way
+	// to it, or that client would end up on the wrong one. Wake is called for every
+	// connection, so it must be cheap when the endpoint runs; calls for one branch
+	// never overlap. The names have been checked against the grammar of names. An
+	// error that wraps ErrNotFound, or an *Error, is told to the client. Wake must
+	// return soon after ctx is done.
 	Wake(ctx context.Context, project, branch string) (addr string, err error)
 }
 
