@@ -11,7 +11,10 @@
 //
 //	go run ./test/bench -bough bin/bough -pairs 3 -json bench.json
 //
-// Workloads: pgbench TPC-B and select-only with 8 clients at scale 50; fio with
+// The storage suite: pgbench TPC-B and select-only with 8 clients at scale 50; fio with
 // 8 KiB random reads, random writes and writes each followed by fdatasync, past
-// the page cache.
+// the page cache. The scale suite: what must not depend on size, as latencies of
+// making branches of small, large and scattered devices, among few and many
+// branches; of the way from nothing to the first row; the daemon's memory; and
+// how fairly 50 branches share with one that floods.
 package main

@@ -18,7 +18,8 @@ import (
 // latency is what a number of tries took.
 type latency struct {
 	Name   string    `json:"name"`
-	Millis []float64 `json:"ms"`
+	Tries  int       `json:"tries"`
+	Millis []float64 `json:"ms,omitempty"` // each try, if they are few
 	Median float64   `json:"median_ms"`
 	P95    float64   `json:"p95_ms"`
 }
@@ -37,7 +38,7 @@ type scale struct {
 func runScale(ctx context.Context, d *daemon, root string, o options) ([]latency, error) {
 	s := &scale{d: d, c: client.New(d.socket), root: root, tries: o.tries}
 	defer s.c.Close()
-	for _, step := range []func(context.Context, options) error{s.queries, s.sizes, s.counts} {
+	for _, step := range []func(context.Context, options) error{s.queries, s.sizes, s.counts, s.many} {
 		if err := step(ctx, o); err != nil {
 			return s.found, err
 		}
@@ -51,7 +52,10 @@ func (s *scale) add(name string, took []time.Duration) {
 		l.Millis = append(l.Millis, float64(t.Microseconds())/1000)
 	}
 	sorted := slices.Sorted(slices.Values(l.Millis))
-	l.Median, l.P95 = median(l.Millis), sorted[len(sorted)*95/100]
+	l.Tries, l.Median, l.P95 = len(sorted), median(sorted), sorted[len(sorted)*95/100]
+	if len(l.Millis) > 100 {
+		l.Millis = nil
+	}
 	s.found = append(s.found, l)
 	fmt.Printf("%-52s median %8.2f ms  p95 %8.2f ms  of %d\n", name, l.Median, l.P95, len(took))
 }
