@@ -58,8 +58,8 @@ type Affected struct {
 
 // BlockRange is count blocks from First.
 type BlockRange struct {
-	First uint64 `json:"first"`
-	Count uint64 `json:"count"`
+	First uint64 `json:"first"` // block
+	Count uint64 `json:"count"` // of blocks
 }
 
 // Whole tells whether nothing is wrong.
