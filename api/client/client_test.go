@@ -263,7 +263,9 @@ func TestStrangeAnswers(t *testing.T) {
 		want    string
 	}{
 		{"another server", version, func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "hello", 404) }, "is it a bough daemon?"},
-		{"redirect", version, func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect) }, "is it a bough daemon?"},
+		{"redirect", version, func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}, "is it a bough daemon?"},
 		{"not JSON", version, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "hello") }, "decode answer"},
 		{"cut off", version, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "went away"},
 		{"stream without end", verify, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, `{"progress":{}}`+"\n") }, "before the check ended"},
