@@ -24,6 +24,10 @@ type ProjectInfo struct {
 	Size     int64           `json:"size"`             // of new devices, bytes
 	Main     BranchID        `json:"main"`             // its first branch
 	Settings json.RawMessage `json:"settings,omitempty"`
+
+	// Err is set in lists only, for a project whose record could not be read:
+	// then only Name is known.
+	Err error `json:"-"`
 }
 
 // ProjectOptions say how to make a project.
@@ -42,12 +46,17 @@ type BranchInfo struct {
 	Name     string          `json:"name"`
 	ParentID BranchID        `json:"parent_id,omitempty"`
 	ForkSeq  uint64          `json:"fork_seq"`
+	Seq      uint64          `json:"seq"` // the last barrier, as of the last detach
 	Created  time.Time       `json:"created"`
 	Size     int64           `json:"size"`     // of the device, bytes
 	Attached bool            `json:"attached"` // a host has it open
 	Host     string          `json:"host,omitempty"`
 	Epoch    uint64          `json:"epoch"`
 	Settings json.RawMessage `json:"settings,omitempty"`
+
+	// Err is set in lists only, for a branch whose records could not be read:
+	// then only Project, Name and perhaps ID are known.
+	Err error `json:"-"`
 }
 
 // BranchOptions say how to make a branch.
@@ -70,6 +79,7 @@ type nameRecord struct {
 func (m *manifest) info() BranchInfo {
 	return BranchInfo{
 		ID: m.ID, Project: m.Project, Name: m.Name, ParentID: m.Parent, ForkSeq: uint64(m.Fork.Seq),
+		Seq:     uint64(max(m.Fork.Seq, m.Head.Seq)),
 		Created: m.Created, Size: m.Size, Attached: m.Epoch > 0 && !m.Clean, Host: m.Host,
 		Epoch: m.Epoch, Settings: m.Settings,
 	}
@@ -171,7 +181,11 @@ func (s *Store) Projects(ctx context.Context) ([]ProjectInfo, error) {
 		return nil, err
 	}
 	return gather(ctx, names, func(ctx context.Context, n string) (ProjectInfo, error) {
-		return s.Project(ctx, n)
+		p, err := s.Project(ctx, n)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return ProjectInfo{Name: n, Err: err}, ctx.Err()
+		}
+		return p, err
 	})
 }
 
@@ -210,6 +224,9 @@ func (s *Store) DeleteProject(ctx context.Context, name string) error {
 		return err
 	}
 	for _, b := range all {
+		if b.Err != nil {
+			return fmt.Errorf("delete project %q: branch %q: %w", name, b.Name, b.Err)
+		}
 		if s.isOpen(b.ID) {
 			return fmt.Errorf("delete project %q: branch %q: %w", name, b.Name, ErrInUse)
 		}

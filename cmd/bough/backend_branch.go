@@ -75,6 +75,12 @@ func (b *backend) branchViews(ctx context.Context, project string) ([]api.Branch
 	}
 	views := make([]api.Branch, 0, len(all))
 	for _, br := range all {
+		if br.Err != nil {
+			views = append(views, api.Branch{
+				ID: string(br.ID), Project: br.Project, Name: br.Name, Endpoint: api.EndpointSuspended, Error: oneLine(br.Err.Error()),
+			})
+			continue
+		}
 		if _, ok := names[br.ParentID]; !ok && br.ParentID != "" && b.foreign(ctx, br) {
 			br.ParentID = ""
 		}
@@ -95,7 +101,7 @@ func (b *backend) foreign(ctx context.Context, br cow.BranchInfo) bool {
 func (b *backend) view(br cow.BranchInfo, names map[cow.BranchID]string) api.Branch {
 	v := api.Branch{
 		ID: string(br.ID), Project: br.Project, Name: br.Name, Parent: names[br.ParentID], ParentID: string(br.ParentID),
-		ForkSeq: br.ForkSeq, Created: br.Created, SizeBytes: br.Size,
+		ForkSeq: br.ForkSeq, Seq: br.Seq, Created: br.Created, SizeBytes: br.Size,
 	}
 	st := b.endpoint.StatusOf(br.ID)
 	v.Endpoint, v.Error = endpointState(st.State), st.Error
