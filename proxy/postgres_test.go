@@ -259,11 +259,13 @@ func testCrash(t *testing.T, door string) {
 }
 
 // endedInside reports whether err is that of a client which the server had
-// begun to authenticate when it was stopped. Such a client is not
-// refused, it is ended, and nobody could go on for it.
+// begun to take in when it was stopped: silently while it authenticates,
+// with SQLSTATE 57P01 (admin_shutdown) after. Such a client is not refused, it
+// is ended, and nobody could go on for it.
 func endedInside(err error) bool {
 	var pgErr *pgconn.PgError
-	return errors.As(err, &pgErr) && pgErr.Message == "the server ended the connection before it was ready"
+	return errors.As(err, &pgErr) &&
+		(pgErr.Code == "57P01" || pgErr.Message == "the server ended the connection before it was ready")
 }
 
 // testPSQLCancel interrupts a psql, as Ctrl-C does.
