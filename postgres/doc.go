@@ -45,8 +45,9 @@
 //
 // Open the branch, attach, mount, write the configuration, start Postgres, wait
 // for the line "ready to accept connections" in its log, which comes through a
-// pipe: no polling, and no connection attempts. Measured on plain ext4: 18 ms
-// to ready after a clean stop, 15 ms to stop.
+// pipe: no polling, and no connection attempts. Measured on a branch: 57 ms
+// after a clean stop, 14 ms of it attach and mount; 51 ms to stop, detach and
+// upload. A new branch of a quiet, running parent answers after 0.18 s.
 //
 // The port is one that was free a moment before; when it is taken meanwhile,
 // another one is tried. It is new with every start, and the front door asks for
@@ -70,13 +71,27 @@
 // # Checkpoints
 //
 // A branch of a running server begins with redo from the parent's last
-// checkpoint, so that distance is the time that its first start takes. On the
-// other hand, every checkpoint makes the next change of each page write the
-// whole page into the WAL. The defaults bound redo by volume rather than by
-// time: max_wal_size starts a checkpoint at max_wal_size / (1 +
-// checkpoint_completion_target), and it is spread over the target's share of the
-// next interval, so redo is at most max_wal_size. wal_compression takes most of
-// the whole pages' size away. See the comment at max_wal_size for the figures.
+// checkpoint, and Postgres takes no connection before every page that redo
+// touched is written and synced. So that distance is the time that a branch's
+// first start takes, and the blocks that it writes. On the other hand, after
+// each checkpoint the first change of every page puts the whole page into the
+// WAL. The distance is bounded by volume, since time says nothing about it:
+// with max_wal_size = 80 MB and checkpoint_completion_target = 0.5, a checkpoint
+// begins every 48 MB and redo is 24 to 72 MB.
+//
+// Measured with pgbench TPC-B, 8 clients, scale 30, two busy cores, against a
+// max_wal_size of 2 GB, 20 000 transactions without any checkpoint in them:
+//
+//	max_wal_size   bytes of WAL     bytes written   transactions
+//	               per transaction  to disk         per second
+//	64 MB          1.5 ×            1.4 ×           0.77 ×
+//	80 MB          1.2 ×            1.1 ×           0.87 ×
+//	128 MB         1.1 ×            1.05 ×          0.91 ×
+//
+// wal_compression takes most of the size of the whole pages away (lz4: a
+// quarter is left of pgbench's). recovery_prefetch is off: it reads pages that
+// redo is about to overwrite with the images in the WAL, and made redo of 20 MB
+// take 0.6 s instead of 0.1 s.
 //
 // # Crashes
 //

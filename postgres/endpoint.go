@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -218,24 +219,29 @@ func (e *endpoint) notice(ctx context.Context) {
 
 // start is the work of a start; it owns the endpoint.
 func (e *endpoint) start(ctx context.Context, info cow.BranchInfo) (*server, error) {
-	begun := time.Now()
-	s, err := e.open(ctx, info)
+	watch := newStopwatch()
+	s, err := e.open(ctx, info, watch)
 	if err != nil {
-		err = errors.Join(err, e.release(context.WithoutCancel(ctx)))
+		left := e.release(context.WithoutCancel(ctx))
+		if left == nil && errors.Is(context.Cause(ctx), errStopped) {
+			e.fail(nil, nil)
+			return nil, errStopped // whatever it was that was broken off
+		}
+		err = errors.Join(err, left)
 		e.fail(err, nil)
 		return nil, err
 	}
 	e.mu.Lock()
 	e.server, e.failure, e.log = s, nil, nil
-	e.since, e.took = time.Now(), time.Since(begun)
+	e.since, e.took = time.Now(), watch.total()
 	e.mu.Unlock()
 	e.m.options.Logger.Info("endpoint started", "branch", info.Project+"/"+info.Name, "id", e.id,
-		"pid", s.proc.Pid, "port", s.config.port, "took", e.took.Round(time.Millisecond))
+		"pid", s.proc.Pid, "port", s.config.port, "took", e.took, slog.Group("stage", watch.laps...))
 	return s, nil
 }
 
 // open makes the server run: mount, Postgres, and what a first start takes.
-func (e *endpoint) open(ctx context.Context, info cow.BranchInfo) (*server, error) {
+func (e *endpoint) open(ctx context.Context, info cow.BranchInfo, watch *stopwatch) (*server, error) {
 	// Again, now that nobody else works on the branch: an earlier start may
 	// have changed its settings.
 	info, err := e.m.options.Store.Branch(ctx, info.Project, info.Name)
@@ -268,9 +274,11 @@ func (e *endpoint) open(ctx context.Context, info cow.BranchInfo) (*server, erro
 	if err != nil {
 		return nil, err
 	}
+	watch.lap("look_up")
 	if err := e.mount(ctx, info); err != nil {
 		return nil, err
 	}
+	watch.lap("mount")
 	if err := e.grow(ctx, info, &bs); err != nil {
 		return nil, err
 	}
@@ -279,10 +287,13 @@ func (e *endpoint) open(ctx context.Context, info cow.BranchInfo) (*server, erro
 		peers: e.m.peers, keep: bs.KeepEffects || bs.FromTemplate,
 	}}
 	spec.config.override(ps.Conf, bs.Conf)
-	if bs.Ready {
-		return e.launch(ctx, spec)
+	if !bs.Ready {
+		f := first{endpoint: e, spec: spec, project: ps, branch: bs, watch: watch}
+		return f.start(ctx)
 	}
-	return e.firstStart(ctx, spec, ps, bs)
+	s, err := e.launch(ctx, spec)
+	watch.lap("postgres")
+	return s, err
 }
 
 // mount opens the branch and mounts its file system.

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -18,6 +19,8 @@ import (
 	"github.com/bough-db/bough/blockdev"
 	"github.com/bough-db/bough/cow"
 )
+
+var pgBin = flag.String("pg-bin", "", "directory of the Postgres to test with (default: the newest installed)")
 
 // fakeStore is a catalogue in memory whose devices are directories. A branch
 // is a copy, made while the parent's processes are stopped: what a crash of
@@ -243,14 +246,14 @@ type bench struct {
 
 func newBench(t *testing.T, change ...func(*Options)) *bench {
 	t.Helper()
-	if _, err := FindInstallations(t.Context(), ""); errors.Is(err, ErrNotInstalled) {
+	if _, err := FindInstallations(t.Context(), *pgBin); errors.Is(err, ErrNotInstalled) {
 		t.Skip(err)
 	}
 	root := memoryDir(t)
 	state := filepath.Join(root, "state")
 	store := newFakeStore(root, state)
 	o := Options{StateDir: state, Store: store, Volumes: store,
-		Logger: testLogger(t)}
+		BinDir: *pgBin, Logger: testLogger(t)}
 	for _, f := range change {
 		f(&o)
 	}

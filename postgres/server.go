@@ -212,17 +212,33 @@ func (s *server) watch(cmd *exec.Cmd, out *os.File) {
 	select {
 	case <-logged:
 	case <-linger.C:
-		for _, p := range workingIn(s.config.pgdata) {
-			p.kill(lingerLimit)
-		}
+		s.clear(0)
 		// A helper of an extension may still hold the pipe from elsewhere.
 		out.SetReadDeadline(time.Now().Add(time.Second))
 		<-logged
+	}
+	if !cmd.ProcessState.Success() {
+		// Nobody has waited for the children, and the kernel closes a dying
+		// process's files before it lets go of its working directory.
+		s.clear(lingerLimit)
 	}
 	out.Close()
 	s.log.close()
 	s.state = cmd.ProcessState
 	close(s.exited)
+}
+
+// clear waits until no process works in the data directory, and kills those
+// that still do after the time.
+func (s *server) clear(patience time.Duration) {
+	deadline := time.Now().Add(patience)
+	for _, p := range workingIn(s.config.pgdata) {
+		if fd, err := p.open(); err == nil {
+			waitPidfd(fd, time.Until(deadline))
+			unix.Close(fd)
+		}
+		p.kill(lingerLimit) // nothing more can be done if that does not help
+	}
 }
 
 // hasExited reports whether the server and all its children are gone.
