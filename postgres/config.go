@@ -140,9 +140,9 @@ func (c *serverConfig) defaults() []setting {
 		// checkpoint, and writes every page that redo touched; see
 		// "Checkpoints" in the package documentation. That makes for many
 		// checkpoints under load, which is what is wanted.
-		{"max_wal_size", "80MB"},
+		{"max_wal_size", "64MB"},
 		{"checkpoint_timeout", "5min"},
-		{"checkpoint_completion_target", "0.5"},
+		{"checkpoint_completion_target", "0.3"},
 		{"checkpoint_warning", "0"},
 		{"wal_compression", "on"},
 	}

@@ -76,17 +76,17 @@
 // first start takes, and the blocks that it writes. On the other hand, after
 // each checkpoint the first change of every page puts the whole page into the
 // WAL. The distance is bounded by volume, since time says nothing about it:
-// with max_wal_size = 80 MB and checkpoint_completion_target = 0.5, a checkpoint
-// begins every 48 MB and redo is 24 to 72 MB.
+// with max_wal_size = 64 MB and checkpoint_completion_target = 0.3, a checkpoint
+// begins every 48 MB and redo is 14 to 62 MB.
 //
-// Measured with pgbench TPC-B, 8 clients, scale 30, two busy cores, against a
-// max_wal_size of 2 GB, 20 000 transactions without any checkpoint in them:
+// Measured with pgbench TPC-B, 8 clients, scale 30, two busy cores, against
+// 20 000 transactions without any checkpoint in them:
 //
-//	max_wal_size   bytes of WAL     bytes written   transactions
-//	               per transaction  to disk         per second
-//	64 MB          1.5 ×            1.4 ×           0.77 ×
-//	80 MB          1.2 ×            1.1 ×           0.87 ×
-//	128 MB         1.1 ×            1.05 ×          0.91 ×
+//	a checkpoint    bytes of WAL     bytes written   transactions
+//	every           per transaction  to disk         per second
+//	32 MB           1.5 ×            1.4 ×           0.77 ×
+//	48 MB           1.2 ×            1.1 ×           0.87 ×
+//	80 MB           1.1 ×            1.05 ×          0.91 ×
 //
 // wal_compression takes most of the size of the whole pages away (lz4: a
 // quarter is left of pgbench's). recovery_prefetch is off: it reads pages that
