@@ -232,9 +232,11 @@ func (s *Store) BranchByID(ctx context.Context, id BranchID) (BranchInfo, error)
 	return m.info(), nil
 }
 
-// Branches returns the project's branches, by name.
+// Branches returns the project's branches, by name. One whose records can not be
+// read has Err set, and does not hide the others; neither does a project record
+// that can not be read.
 func (s *Store) Branches(ctx context.Context, project string) ([]BranchInfo, error) {
-	if _, err := s.Project(ctx, project); err != nil {
+	if _, err := s.Project(ctx, project); errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalidName) {
 		return nil, err
 	}
 	names, err := s.listNames(ctx, namePrefix+project+"/")
@@ -242,7 +244,13 @@ func (s *Store) Branches(ctx context.Context, project string) ([]BranchInfo, err
 		return nil, err
 	}
 	return gather(ctx, names, func(ctx context.Context, n string) (BranchInfo, error) {
-		return s.Branch(ctx, project, n)
+		b, err := s.Branch(ctx, project, n)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			b = BranchInfo{Project: project, Name: n, Err: err}
+			b.ID, _ = s.resolve(ctx, project, n) // unknown, if it is the name that is damaged
+			return b, ctx.Err()
+		}
+		return b, err
 	})
 }
 

@@ -96,6 +96,7 @@ func (s *Store) attach(ctx context.Context, id BranchID) (*Branch, error) {
 }
 
 func (s *Store) attachReserved(ctx context.Context, id BranchID) (*Branch, error) {
+	abrupt := false // the last writer did not detach
 	m, err := s.updateManifest(ctx, id, func(m *manifest) error {
 		switch {
 		case !m.Deleted.IsZero():
@@ -103,6 +104,7 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID) (*Branch, error
 		case m.Epoch > 0 && !m.Clean && m.Host != s.opts.Host:
 			return fmt.Errorf("branch %s/%s is attached by host %s: %w", m.Project, m.Name, m.Host, ErrInUse)
 		}
+		abrupt = m.Epoch > 0 && !m.Clean
 		m.Epoch++
 		m.Host, m.Clean = s.opts.Host, false
 		return nil
@@ -112,9 +114,15 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID) (*Branch, error
 	}
 	l := &loaded{at: point{Log: id, Seq: m.Fork.Seq}}
 	tr, ok := s.forked.Get(id)
-	if ok && m.Epoch == 1 {
+	switch {
+	case ok && m.Epoch == 1:
 		l.tree = tr
-	} else if l, err = s.load(ctx, m, logEnd, 0); err != nil {
+	case abrupt:
+		l, err = s.loadFenced(ctx, m)
+	default:
+		l, err = s.load(ctx, m, logEnd, 0)
+	}
+	if err != nil {
 		return nil, err
 	}
 	s.forked.Remove(id)
