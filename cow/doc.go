@@ -1,0 +1,164 @@
+// Package cow is the copy-on-write block device: it keeps each branch as a log of
+// segments and a tree that says where every block lives, so that a new branch is
+// a copy of one root pointer.
+//
+// # Words
+//
+//   - project: a named family of branches; its first branch is "main".
+//   - branch: a writable device of 4 KiB blocks, with a parent or none. It has an
+//     id for ever ([BranchID]) and a name for the time being.
+//   - batch: the writes between two barriers.
+//   - barrier: a closed and durable batch: the unit of durability and of
+//     branching. Barriers are numbered by seq, one by one along a lineage.
+//   - journal: the local file that a segment starts its life as; package wal.
+//   - segment: an immutable object, a run of consecutive batches of one branch.
+//   - log: all segments of one branch, numbered 1, 2, 3 …
+//   - slot: the index of a block in its segment, the same in the journal.
+//   - address: (log, segment, slot), the place of a block's content for ever.
+//   - frame: up to 16 blocks of a segment, compressed and checksummed together:
+//     the unit of fetching and caching.
+//   - lineage: the logs that a branch's addresses can name, its own last. An
+//     address has the log as an index into it.
+//   - fork point: the barrier of an ancestor that a branch began as.
+//   - page: a node of a tree as a checkpoint holds it.
+//   - checkpoint: an object with the pages that changed since the last one.
+//   - head: the last barrier of a branch.
+//   - manifest: the record of a branch. Its epoch counts the writers.
+//
+// # Invariants
+//
+// The numbers are those of the whole program; tests name them.
+//
+//   - I1 Durable: Flush returns nil only when every write that completed before
+//     it was called is in the journal, synced. In write-through mode this holds
+//     for each write. A failure of the journal is final for the branch: nothing is
+//     acknowledged after it ([Branch.Err]).
+//   - I2 Prefix: what a crash leaves is the state at one barrier, the last
+//     acknowledged one or a later one. A request of up to 1 MiB lies in one batch.
+//   - I3 Immutable: an address never names anything else. Slots are given out once,
+//     segments and checkpoints are put only if absent.
+//   - I5 Isolated: a tree changes only nodes of its own generation and copies all
+//     others, and no two trees have a generation in common.
+//   - I7 Verified: frames, footers, pages, checkpoints and records carry checksums
+//     that also tell where they belong; blocks of a journal are compared with the
+//     checksums taken when they were written. What does not match is read once
+//     more, and then is an error that names the object.
+//   - I9 Bounded: an open batch closes by itself at 4 MiB, 16384 entries or 128
+//     long discards; changed tree pages lead to a checkpoint, unchanged ones are in
+//     an LRU; segments that the store has not taken yet are bounded by the journals'
+//     budget, at which writers wait.
+//   - I10 Constant: [Store.CreateBranch] reads a handful of small objects and
+//     writes two, whatever the size of the data, its history and the number of
+//     branches.
+//
+// # How a write travels
+//
+// [Branch.WriteAt] copies into the open batch, in memory that later goes to the
+// journal as it is. A part of a block is completed by reading the rest; if the
+// block changes meanwhile, that starts again. Beyond 1 MiB a batch spills: its
+// full records go to the journal early, unsynced, and their memory is free.
+// [Branch.Trim] and [Branch.WriteZeroes] are entries like any other, whatever
+// their length.
+//
+// [Branch.Flush] closes the batch. One of those who wait becomes the leader: it
+// takes the batch, puts a new one in its place, writes the old one to the journal
+// and syncs, all without the branch's lock; the others wait for it, or for the
+// next batch, so that they share syncs. Then the leader folds the batch into the
+// tree, and only then does the flush return. Readers find the batch itself until
+// the tree has it. In write-through mode each write ends in the same wait.
+//
+// A journal is sealed when it is full, holds 65536 entries, or a while after its
+// first barrier (Options.SealAfter). The segment is then packed in the background
+// (blocks in block order, frames compressed, footer with batches and index) and
+// put. Segments are put at the same time but counted as stored in order. When the
+// store has a segment its journal is free again. An idle branch does nothing.
+//
+// # How a read travels
+//
+// [Branch.ReadAt] looks in the open batch, then in the one being committed, then
+// in the tree, which gives addresses. An address leads to a journal of this
+// process if the segment still is one; else to a frame, from memory, the disk
+// cache or the store, fetched once however many wait. Sequential readers get
+// frames ahead of their reads.
+//
+// # Tree and checkpoints
+//
+// The tree has three levels: a leaf maps 512 blocks (as runs, or as a flat array
+// when there are many), an inner node has 1024 children. It is always the state at
+// the last barrier. Nodes are in memory, or are pages of checkpoints and loaded
+// when needed. Copying a tree copies its root and gives both copies new
+// generations: constant time.
+//
+// Every 64 segments, when many pages have changed, and when a branch is closed, the
+// tree at the end of a segment is cut off and its changed nodes are written as one
+// checkpoint object. Then the live tree lets go of those nodes.
+//
+// # Branching
+//
+// [Store.CreateBranch] takes the parent's last barrier as it is and never waits
+// for its writers: manifest of the child first, then the name. If the parent is
+// open here, its tree is copied in memory; else the child is loaded when it is
+// opened. Blocks that only a journal of the parent has are read there, and after
+// a crash the journals are recovered before anything else, so the child's data
+// survives whatever the parent's does. A branch of a branch that has no log yet
+// hangs on that one's own fork point, so that chains of unused branches cost
+// nothing. A branch with children can be deleted: its log stays.
+//
+// # Opening and recovery
+//
+// [Store.Open] raises the epoch in the manifest and loads the tree: the newest
+// checkpoint, and on top of it the batches in the footers of the segments since
+// (never the data). Without a checkpoint it begins with the parent's tree at the
+// fork point. Only a definite "not there" ends a log.
+//
+// [OpenStore] sends the journals that an earlier life left behind to the store,
+// as the segments they were going to be: the same numbers, the same contents. A
+// journal whose segment is there already, with the same nonce, is given back.
+// Recovery deletes nothing that the store does not have. A journal that can not
+// be recovered stays on disk and keeps its branch from being opened; all others are
+// not affected. A branch closed before its journals were stored (the context ended,
+// or it had failed) leaves them to whoever needs that log next.
+//
+// # Crash behaviour
+//
+// Killed at any instant, or power lost: see I1 and I2; every object is put whole
+// or not at all. A branch whose creation was cut short is either there or leaves
+// a manifest that nothing refers to. A deletion cut short is ended by the next
+// CreateBranch or DeleteBranch of the name; a rename by the same call again: the
+// manifest decides which name counts. A project without its branch gets it from
+// the next CreateProject, which says that it exists.
+//
+// # Concurrency
+//
+// All methods may be called concurrently. A branch is open in one process; others
+// meet [ErrInUse], and a writer that lost its branch meets [ErrFenced].
+//
+// Locks of a branch, outermost first: leadership (Branch.leading, not a mutex: the
+// right to use the journal), mu (batches, counters, journal queue), foldMu (the
+// tree and the head that belongs to it), treeMu (looking up and changing the tree).
+// mu may be held while foldMu and treeMu are taken, never the other way round, and
+// no lock is held during input and output but foldMu, by the fold that has to load
+// pages. Store.mu and Store.liveMu are innermost, and held for a look at a map.
+//
+// Traps: Flush must not be called with a lock that a reader needs. Whoever leads may
+// wait for a journal file, which another branch gives back: never wait for another
+// branch while leading.
+//
+// # Formats
+//
+// Packed addresses: see addr. Records (format, project, name, manifest): see
+// recordVersion. Segments: see segmentMagic and encodeFooter. Checkpoints: see
+// checkpointMagic; pages: see pageMagic. docs/format-store.md has them together,
+// with examples.
+//
+// # Limits
+//
+// Devices up to 2 TiB; 65535 ancestors that have a log; 2^35 segments of one
+// branch; journal files from 6 to 32 MiB. A branch can not shrink. The times of
+// barriers do not go back while a branch is open.
+//
+// # What it does not do
+//
+// It knows nothing of Postgres, file systems, FUSE or NBD. It does not collect
+// garbage yet: what deleted branches leave stays. It opens the head only.
+package cow
