@@ -1,0 +1,65 @@
+package cow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/bough-db/bough/wal"
+)
+
+// loadFenced loads a branch whose last writer did not detach and may be alive
+// still, and ends that writer's log: it puts a segment of one barrier that
+// changes nothing under the number which that writer uses next. Its put then
+// meets a segment that is not its own, and it fails. m is the branch's manifest
+// with the epoch of this writer.
+//
+// Without it both go on from the same segment, and the one that stores first
+// wins: that may be the old writer, behind the back of the new one.
+func (s *Store) loadFenced(ctx context.Context, m *manifest) (*loaded, error) {
+	for {
+		l, err := s.load(ctx, m, logEnd, 0)
+		if err != nil {
+			return nil, err
+		}
+		at := point{Log: m.ID, Segment: l.at.Segment + 1, Seq: l.at.Seq + 1}
+		if err = s.putFence(ctx, m, at); err == nil {
+			l.at = at
+			return l, nil
+		}
+		if !errors.Is(err, ErrFenced) {
+			return nil, fmt.Errorf("end the log of the last writer: %w", err)
+		}
+		// Somebody was quicker. The old writer's segment counts, and the next
+		// number is to be closed. A newer writer's fence is the end of this one.
+		now, _, rerr := s.readManifest(ctx, m.ID)
+		if rerr != nil {
+			return nil, rerr
+		}
+		if now.Epoch != m.Epoch {
+			return nil, err
+		}
+	}
+}
+
+// putFence puts a segment with the one barrier at, which changes nothing.
+func (s *Store) putFence(ctx context.Context, m *manifest, at point) error {
+	now := s.now()
+	head := segmentHead{
+		Log: m.ID, Number: at.Segment, Epoch: m.Epoch, Host: s.opts.Host, Created: now.UnixNano(),
+	}
+	var err error
+	if head.Nonce, err = newNonce(s.random); err != nil {
+		return err
+	}
+	enc, err := s.encoders.take(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.encoders.give(enc)
+	data, err := enc.encode(head, []wal.Batch{{Seq: at.Seq, Time: now}}, nil, 1)
+	if err != nil {
+		return err
+	}
+	return s.putSegment(ctx, segmentKey(m.ID, at.Segment), head, data)
+}
