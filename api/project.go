@@ -14,6 +14,8 @@ type Project struct {
 	PGVersion int `json:"pg_version,omitempty"`
 	// Branches is how many branches it has.
 	Branches int `json:"branches"`
+	// Error is why its record cannot be read, in lists; "" = it can.
+	Error string `json:"error,omitempty"`
 }
 
 // CreateProject is the request to make a project.

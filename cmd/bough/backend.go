@@ -176,6 +176,9 @@ func (b *backend) DeleteProject(ctx context.Context, name string) error {
 
 func projectView(p cow.ProjectInfo, branches int) api.Project {
 	view := api.Project{Name: p.Name, Created: p.Created, SizeBytes: p.Size, Branches: branches}
+	if p.Err != nil {
+		view.Error = oneLine(p.Err.Error())
+	}
 	// Settings that cannot be read make a project without a version, not an error.
 	if s, err := postgres.ProjectSettingsOf(p.Settings); err == nil {
 		view.PGVersion = s.Major

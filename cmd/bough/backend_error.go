@@ -8,6 +8,7 @@ import (
 	"github.com/bough-db/bough/api"
 	"github.com/bough-db/bough/blockdev"
 	"github.com/bough-db/bough/cow"
+	"github.com/bough-db/bough/objstore/dirstore"
 	"github.com/bough-db/bough/postgres"
 	"github.com/bough-db/bough/wal"
 )
@@ -69,6 +70,8 @@ func translate(err error) error {
 		{wal.ErrVersion, api.CodeNewerFormat, "run the newer version of bough"},
 		{cow.ErrCorrupt, api.CodeCorrupt, "run `bough verify` to see what is affected"},
 		{wal.ErrCorrupt, api.CodeCorrupt, "run `bough verify` to see what is affected"},
+		{dirstore.ErrDamaged, api.CodeCorrupt, "run `bough verify` to see what is affected"},
+		{syscall.EIO, api.CodeCorrupt, "run `bough verify` to see what cannot be read; the daemon's log says when"},
 		{wal.ErrFull, api.CodeNoSpace, "make room on the disk; nothing is lost"},
 		{syscall.ENOSPC, api.CodeNoSpace, "make room on the disk; nothing is lost"},
 		{wal.ErrBudget, api.CodeNoSpace, "suspend a branch, or give `bough serve` more --journal-bytes"},

@@ -39,6 +39,10 @@ func (o *projectList) run(cmd *cobra.Command, _ []string) error {
 	}
 	t := table{header: []string{"PROJECT", "POSTGRES", "BRANCHES", "SIZE", "CREATED"}}
 	for _, p := range projects {
+		if p.Error != "" {
+			t.add(p.Name, "-", strconv.Itoa(p.Branches), "-", alarm(oneLine(p.Error)))
+			continue
+		}
 		t.add(p.Name, pgVersion(p.PGVersion), strconv.Itoa(p.Branches), size(p.SizeBytes), o.ago(p.Created))
 	}
 	return t.write(o.styled(), "")
