@@ -36,6 +36,11 @@ type host struct {
 	socket string
 	args   []string // of serve, after --state
 
+	running *running
+}
+
+// running is the daemon that runs on a host, which subtests share.
+type running struct {
 	mu sync.Mutex
 	d  *daemon // nil while none runs
 }
@@ -76,12 +81,19 @@ func newHost(t *testing.T, args ...string) *host {
 // newHostAt is newHost in a directory that exists.
 func newHostAt(t *testing.T, dir string, args ...string) *host {
 	t.Helper()
-	h := &host{t: t, bin: run.bin, dir: dir, state: filepath.Join(dir, "s")}
+	h := &host{t: t, bin: run.bin, dir: dir, state: filepath.Join(dir, "s"), running: &running{}}
 	h.socket = filepath.Join(h.state, "bough.sock")
 	// Small disks: many hosts live at the same time.
 	h.args = append([]string{"--listen", "127.0.0.1:0", "--cache-bytes", "64MiB", "--journal-bytes", "512MiB"}, args...)
 	t.Cleanup(h.close)
 	return h
+}
+
+// with returns the host for a subtest.
+func (h *host) with(t *testing.T) *host {
+	c := *h
+	c.t = t
+	return &c
 }
 
 // close stops the daemon, checks that it left nothing, and removes the host.
@@ -110,15 +122,15 @@ func (h *host) close() {
 }
 
 func (h *host) daemon() *daemon {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.d
+	h.running.mu.Lock()
+	defer h.running.mu.Unlock()
+	return h.running.d
 }
 
 func (h *host) setDaemon(d *daemon) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.d = d
+	h.running.mu.Lock()
+	defer h.running.mu.Unlock()
+	h.running.d = d
 }
 
 func (h *host) logPath() string { return filepath.Join(h.dir, "daemon.log") }

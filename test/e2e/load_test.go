@@ -89,11 +89,6 @@ func TestBranchUnderLoad(t *testing.T) {
 	}
 }
 
-// with returns the host for a subtest.
-func (h *host) with(t *testing.T) *host {
-	return &host{t: t, bin: h.bin, dir: h.dir, state: h.state, socket: h.socket, args: h.args, d: h.daemon()}
-}
-
 // load is a pgbench that runs in the background.
 type load struct {
 	cancel context.CancelFunc
