@@ -25,6 +25,7 @@ type serverConfig struct {
 	pgdata    string
 	run       string // directory of the files that are rendered
 	sockets   string // directory of the admin socket
+	host      string // loopback address for clients, the branch's own
 	port      int
 	peers     []string // OS users that may be the superuser on the admin socket
 	keep      bool     // BranchSettings.KeepEffects
@@ -42,7 +43,7 @@ func (c *serverConfig) forced() []setting {
 		{"config_file", c.run + "/postgresql.conf"},
 		{"hba_file", c.run + "/pg_hba.conf"},
 		{"ident_file", c.run + "/pg_ident.conf"},
-		{"listen_addresses", "127.0.0.1"},
+		{"listen_addresses", c.host},
 		{"port", strconv.Itoa(c.port)},
 		{"unix_socket_directories", c.sockets},
 		{"unix_socket_permissions", "0700"},
@@ -201,7 +202,7 @@ func (c *serverConfig) hbaFile() string {
 		"host  all         " + superuser + " ::/0           reject\n" +
 		"host  replication all      0.0.0.0/0      reject\n" +
 		"host  replication all      ::/0           reject\n" +
-		"host  all         all      127.0.0.1/32   scram-sha-256\n" +
+		"host  all         all      127.0.0.0/8    scram-sha-256\n" +
 		"host  all         all      ::1/128        scram-sha-256\n"
 }
 

@@ -144,17 +144,21 @@ func TestPortTaken(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.project("demo")
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
+	var taken net.Listener
 	tries := 0
-	b.freePort = func() (int, error) {
-		if tries++; tries <= 2 {
-			return l.Addr().(*net.TCPAddr).Port, nil
+	b.freePort = func(host string) (int, error) {
+		if tries++; tries > 2 {
+			return freePort(host)
 		}
-		return freePort()
+		if taken == nil {
+			l, err := net.Listen("tcp4", net.JoinHostPort(host, "0"))
+			if err != nil {
+				return 0, err
+			}
+			t.Cleanup(func() { l.Close() })
+			taken = l
+		}
+		return taken.Addr().(*net.TCPAddr).Port, nil
 	}
 	b.value(b.client("demo", b.start("demo", "main")), "SELECT 'ok'")
 	if tries != 3 {

@@ -32,7 +32,7 @@ const (
 type Endpoint struct {
 	// ID is the branch.
 	ID cow.BranchID
-	// Address is where clients connect, with SCRAM: "127.0.0.1:40123".
+	// Address is where clients connect, with SCRAM: "127.81.7.203:40123".
 	Address string
 	// Socket is the directory of the admin socket, and Port the number in the
 	// socket's name.
@@ -116,7 +116,7 @@ func (e *endpoint) running() *server {
 func (e *endpoint) at(s *server) Endpoint {
 	return Endpoint{
 		ID: e.id, Socket: s.config.sockets, Port: s.config.port, Pid: s.proc.Pid,
-		Address: net.JoinHostPort("127.0.0.1", strconv.Itoa(s.config.port)),
+		Address: net.JoinHostPort(s.config.host, strconv.Itoa(s.config.port)),
 	}
 }
 

@@ -107,7 +107,7 @@ type Manager struct {
 	installations []Installation
 	spawner       *spawner
 	peers         []string
-	freePort      func() (int, error)
+	freePort      func(host string) (int, error)
 
 	mu        sync.Mutex
 	endpoints map[cow.BranchID]*endpoint
@@ -202,7 +202,7 @@ func (m *Manager) Start(ctx context.Context, project, branch string) (Endpoint, 
 }
 
 // Wake is Start for the proxy: it returns the address for clients, as in
-// "127.0.0.1:40123". It changes with every start.
+// "127.81.7.203:40123". It changes with every start.
 func (m *Manager) Wake(ctx context.Context, project, branch string) (string, error) {
 	at, err := m.Start(ctx, project, branch)
 	return at.Address, err

@@ -3,6 +3,7 @@ package postgres
 import (
 	"encoding/base64"
 	"errors"
+	"net"
 	"os"
 	"os/exec"
 	"strings"
@@ -59,7 +60,10 @@ func TestClientsStayClients(t *testing.T) {
 	}
 	b.run(admin, "ALTER ROLE postgres PASSWORD 'known'") // even then
 
-	host, port := "127.0.0.1", strings.TrimPrefix(at.Address, "127.0.0.1:")
+	host, port, err := net.SplitHostPort(at.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, url := range []string{
 		"postgres://postgres:known@" + host + ":" + port + "/app",
 		"postgres://postgres:known@" + host + ":" + port + "/postgres",

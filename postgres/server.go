@@ -3,6 +3,7 @@ package postgres
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
@@ -80,7 +81,8 @@ type serverSpec struct {
 // ctx ends earlier, the server is stopped at once.
 func (m *Manager) startServer(ctx context.Context, id cow.BranchID, spec serverSpec) (*server, error) {
 	for try := 1; ; try++ {
-		port, err := m.freePort()
+		spec.config.host = loopback(id)
+		port, err := m.freePort(spec.config.host)
 		if err != nil {
 			return nil, err
 		}
@@ -126,9 +128,18 @@ func quoteLog(lines []string) string {
 	return ":\n\t" + strings.Join(lines, "\n\t")
 }
 
-// freePort returns a port of 127.0.0.1 that nobody listens on just now.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
+// loopback returns the branch's own address in 127.0.0.0/8, out of its id. The
+// front door connects to it some time after it was told where: had all branches
+// one address, a server that has stopped meanwhile could have left its port to
+// another branch's.
+func loopback(id cow.BranchID) string {
+	h := sha256.Sum256([]byte(id))
+	return net.IPv4(127, 64|h[0]>>1, h[1], 1|h[2]&0xfe).String()
+}
+
+// freePort returns a port of the address that nobody listens on just now.
+func freePort(host string) (int, error) {
+	l, err := net.Listen("tcp4", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}
