@@ -112,10 +112,15 @@ func (r *request) ownedLoops(records []Attachment) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
+	others, err := r.otherMounts()
+	if err != nil {
+		return nil, err
+	}
 	var owned []int
 	for _, n := range slices.Sorted(maps.Keys(bound)) {
 		backing := strings.TrimSuffix(bound[n], " (deleted)")
-		if !strings.HasSuffix(backing, "/disk") {
+		below := func(dir string) bool { return strings.HasPrefix(backing, dir+"/") }
+		if !strings.HasSuffix(backing, "/disk") || slices.ContainsFunc(others, below) {
 			continue // not opened at all: it cannot be ours
 		}
 		l, err := openLoop(n)
@@ -129,12 +134,29 @@ func (r *request) ownedLoops(records []Attachment) ([]int, error) {
 			return a.Number == n && a.DiskSeq != "" && r.owns(a, tag)
 		})
 		tagged := id == "" && strings.HasPrefix(tag, stateTag(r.State)) || id != "" && tag == loopTag(r.State, id)
-		below := dead && id == "" && strings.HasPrefix(backing, r.Mnt+"/")
-		if recorded || tagged || below {
+		ours := dead && id == "" && below(r.Mnt)
+		if recorded || tagged || ours {
 			owned = append(owned, n)
 		}
 	}
 	return owned, nil
+}
+
+// otherMounts returns where other FUSE file systems are mounted. What lies below
+// them is not asked anything: whoever serves it may have been stopped, and the
+// question would wait for its answer.
+func (r *request) otherMounts() ([]string, error) {
+	fuse, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
+		return !strings.HasPrefix(i.FSType, "fuse") || strings.HasPrefix(r.Mnt+"/", strings.TrimSuffix(i.Mountpoint, "/")+"/"), false
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read mounts: %w", err)
+	}
+	dirs := make([]string, len(fuse))
+	for i, m := range fuse {
+		dirs[i] = m.Mountpoint
+	}
+	return dirs, nil
 }
 
 // forgetRecords removes attachment records. A device that was told to have no
