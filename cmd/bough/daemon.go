@@ -115,6 +115,9 @@ func (o *serve) openHost(ctx context.Context, d *daemon) (err error) {
 // openStore opens the disks and the store, and brings into the store what an
 // earlier daemon left in its journals.
 func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
+	if err := checkStoreDir(o.store); err != nil {
+		return err
+	}
 	if d.objects, err = dirstore.Open(o.store, dirstore.Options{Exclusive: true, Logger: d.log}); err != nil {
 		return err
 	}

@@ -67,11 +67,23 @@ func checkRoot(uid int) error {
 	return fmt.Errorf("serve needs root for block devices and mounts, and this is user %d: run `sudo bough serve`", uid)
 }
 
+// The number of the FUSE device.
+const (
+	miscMajor = 10
+	fuseMinor = 229
+)
+
 func checkFUSE(path string) error {
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_CLOEXEC, 0)
 	switch {
 	case err == nil:
-		return unix.Close(fd)
+		var st unix.Stat_t
+		err := unix.Fstat(fd, &st)
+		_ = unix.Close(fd)
+		if err == nil && (st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != unix.Mkdev(miscMajor, fuseMinor)) {
+			return fmt.Errorf("no FUSE: %s is not the device: make it anew with `mknod %s c %d %d`", path, path, miscMajor, fuseMinor)
+		}
+		return err
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("no permission to open %s: run as root, and in a container give it the device (docker run --device %s --cap-add SYS_ADMIN)", path, path)
 	default:
@@ -108,6 +120,27 @@ func checkPrograms(names ...string) error {
 			continue
 		}
 		return fmt.Errorf("no %s: install e2fsprogs", name)
+	}
+	return nil
+}
+
+// checkStoreDir refuses a directory that is somebody else's, before anything is put
+// there. One that lacks only its format object is for the store to judge.
+func checkStoreDir(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("open store directory: %w: choose another one with --store", err)
+	}
+	for _, e := range entries {
+		if e.Name() == "format" || e.Name() == ".lock" {
+			return nil
+		}
+	}
+	if len(entries) > 0 {
+		return fmt.Errorf("store directory %s holds %q, and is not a bough store: choose an empty or new one with --store", dir, entries[0].Name())
 	}
 	return nil
 }
