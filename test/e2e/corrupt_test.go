@@ -207,7 +207,7 @@ func TestCorruptSegment(t *testing.T) {
 		t.Errorf("pages that cannot be read: %v", bad)
 	}
 	a.checkFS("demo/dev")
-	if log, err := os.ReadFile(a.logPath()); err != nil || !bytes.Contains(log, []byte(key)) {
+	if log, err := os.ReadFile(a.log); err != nil || !bytes.Contains(log, []byte(key)) {
 		t.Errorf("the daemon's log does not name %s: %v", key, err)
 	}
 	// A branch of it is no better, and no worse.

@@ -34,6 +34,7 @@ type host struct {
 	dir    string // has all of it, the daemon's log too
 	state  string
 	socket string
+	log    string   // the daemon's
 	args   []string // of serve, after --state
 
 	running *running
@@ -82,7 +83,7 @@ func newHost(t *testing.T, args ...string) *host {
 func newHostAt(t *testing.T, dir string, args ...string) *host {
 	t.Helper()
 	h := &host{t: t, bin: run.bin, dir: dir, state: filepath.Join(dir, "s"), running: &running{}}
-	h.socket = filepath.Join(h.state, "bough.sock")
+	h.socket, h.log = filepath.Join(h.state, "bough.sock"), filepath.Join(dir, "daemon.log")
 	// Small disks: many hosts live at the same time.
 	h.args = append([]string{"--listen", "127.0.0.1:0", "--cache-bytes", "64MiB", "--journal-bytes", "512MiB"}, args...)
 	t.Cleanup(h.close)
@@ -133,8 +134,6 @@ func (h *host) setDaemon(d *daemon) {
 	h.running.d = d
 }
 
-func (h *host) logPath() string { return filepath.Join(h.dir, "daemon.log") }
-
 // serve returns the command that runs a daemon here, which is not started.
 func (h *host) serve(args ...string) *exec.Cmd {
 	all := append([]string{"serve", "--json", "--state", h.state}, h.args...)
@@ -179,7 +178,7 @@ func (h *host) tryStart(args ...string) error {
 
 // launch starts a process of serve, which writes to the host's log.
 func (h *host) launch(cmd *exec.Cmd) (*daemon, error) {
-	log, err := os.OpenFile(h.logPath(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+	log, err := os.OpenFile(h.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return nil, err
 	}
@@ -252,7 +251,7 @@ func (h *host) tryStop(sig syscall.Signal) error {
 
 // logTail returns the end of the daemon's log.
 func (h *host) logTail() string {
-	text, err := os.ReadFile(h.logPath())
+	text, err := os.ReadFile(h.log)
 	if err != nil {
 		return err.Error()
 	}
@@ -266,16 +265,12 @@ const keptLogs = "/var/tmp/bough-e2e-logs"
 func (h *host) keepLogs() {
 	to := filepath.Join(keptLogs, strings.ReplaceAll(h.t.Name(), "/", "_")+"-"+filepath.Base(h.dir)+time.Now().Format("-150405"))
 	logs, _ := filepath.Glob(filepath.Join(h.state, "run", "*", "postgres.log*")) // the pattern is right
-	for _, from := range append(logs, h.logPath()) {
-		rel, err := filepath.Rel(h.dir, from)
-		if err != nil {
-			continue
-		}
+	for _, from := range append(logs, h.log) {
 		text, err := os.ReadFile(from)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
-		name := filepath.Join(to, strings.ReplaceAll(rel, "/", "_"))
+		name := filepath.Join(to, strings.ReplaceAll(strings.TrimPrefix(from, h.dir+"/"), "/", "_"))
 		if err == nil {
 			err = errors.Join(os.MkdirAll(to, 0o755), os.WriteFile(name, text, 0o644))
 		}
