@@ -100,6 +100,8 @@ type BranchStatus struct {
 	Device string `json:"device,omitempty"`
 	// Mountpoint is where it is mounted; "" = nowhere.
 	Mountpoint string `json:"mountpoint,omitempty"`
+	// Waiting is what its writes wait for; "" = they do not.
+	Waiting string `json:"waiting,omitempty"`
 	// Connections is how many clients are connected through the front door.
 	Connections int `json:"connections"`
 }

@@ -97,6 +97,7 @@ type Pool struct {
 	nextID       uint64
 	spares       []*poolFile
 	makeFailed   bool                  // making a file failed; something must change before the next try
+	toldFull     bool                  // that files cannot be made is in the log
 	used         int                   // files that are not spare
 	peak         int                   // of used, lately: as many files are kept on the disk, and the spare ones
 	recent       int                   // of used, since peak was last set

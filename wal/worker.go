@@ -65,6 +65,7 @@ func (p *Pool) makeSpare(id uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err == nil {
+		p.toldFull = false
 		p.spares = append(p.spares, pf)
 		p.grant()
 		return
@@ -73,7 +74,10 @@ func (p *Pool) makeSpare(id uint64) {
 	if vfs.IsFull(err) {
 		err = fmt.Errorf("%w: %w", ErrFull, err)
 	}
-	p.log.Warn("journal file cannot be made", "err", err, "waiting", len(p.waiters))
+	if !p.toldFull { // once, not at every try: the log may be on the same disk
+		p.toldFull = true
+		p.log.Warn("journal file cannot be made", "err", err, "waiting", len(p.waiters))
+	}
 	// Those for whom the budget has room wait for nothing but this file.
 	rest := p.waiters[:0]
 	for _, w := range p.waiters {

@@ -56,7 +56,8 @@ func (b *backend) branchStatus(v api.Branch, clients int) (api.BranchStatus, boo
 	held := b.volumes.get(id)
 	s := api.BranchStatus{Branch: v, Device: held.device, Mountpoint: held.dir, Connections: clients}
 	if open := b.disks.get(id); open != nil {
-		s.PendingBytes = open.Status().Exposure
+		st := open.Status()
+		s.PendingBytes, s.Waiting = st.Exposure, st.Waiting
 	}
 	return s, v.Attached || v.Error != "" || v.Endpoint != api.EndpointSuspended || held.by != ""
 }

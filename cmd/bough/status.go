@@ -92,6 +92,9 @@ func (o *status) errors(w io.Writer, s api.Status) error {
 		if b.Error != "" {
 			t.add(b.Ref(), alarm(oneLine(b.Error)))
 		}
+		if b.Waiting != "" {
+			t.add(b.Ref(), alarm("writes wait "+oneLine(b.Waiting)))
+		}
 	}
 	if len(t.rows) == 0 {
 		return nil
