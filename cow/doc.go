@@ -23,6 +23,8 @@
 //   - page: a node of a tree as a checkpoint holds it.
 //   - checkpoint: an object with the pages that changed since the last one.
 //   - head: the last barrier of a branch.
+//   - fence: a segment of one barrier that changes nothing, put by a writer that
+//     takes a branch over: it takes the number that the last writer would use next.
 //   - manifest: the record of a branch. Its epoch counts the writers.
 //
 // # Invariants
@@ -37,12 +39,20 @@
 //     acknowledged one or a later one. A request of up to 1 MiB lies in one batch.
 //   - I3 Immutable: an address never names anything else. Slots are given out once,
 //     segments and checkpoints are put only if absent.
+//   - I4 One writer: opening a branch raises its epoch. If the last writer did not
+//     detach, the new one ends that one's log with a fence: the old writer's next
+//     segment and its manifest are refused, and it fails for good.
 //   - I5 Isolated: a tree changes only nodes of its own generation and copies all
 //     others, and no two trees have a generation in common.
+//   - I6 Reachable: nothing that a head or a fork point can reach is ever removed:
+//     deleting takes names away, and no data.
 //   - I7 Verified: frames, footers, pages, checkpoints and records carry checksums
 //     that also tell where they belong; blocks of a journal are compared with the
 //     checksums taken when they were written. What does not match is read once
 //     more, and then is an error that names the object.
+//   - I8 Idle is free: a branch that nobody writes to makes no request and writes no
+//     journal once its last segment is stored; one that is closed has nothing in
+//     memory but its share of the caches.
 //   - I9 Bounded: an open batch closes by itself at 4 MiB, 16384 entries or 128
 //     long discards; changed tree pages lead to a checkpoint, unchanged ones are in
 //     an LRU; segments that the store has not taken yet are bounded by the journals'
@@ -109,7 +119,8 @@
 // [Store.Open] raises the epoch in the manifest and loads the tree: the newest
 // checkpoint, and on top of it the batches in the footers of the segments since
 // (never the data). Without a checkpoint it begins with the parent's tree at the
-// fork point. Only a definite "not there" ends a log.
+// fork point. Only a definite "not there" ends a log. If the last writer did not
+// detach, be it that it died or that it lives on, a fence is put first.
 //
 // [OpenStore] sends the journals that an earlier life left behind to the store,
 // as the segments they were going to be: the same numbers, the same contents. A
