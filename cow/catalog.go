@@ -72,8 +72,10 @@ const (
 
 // nameRecord gives a name to a branch.
 type nameRecord struct {
-	ID    BranchID `json:"id"`
-	Nonce nonce    `json:"nonce"`
+	Project string   `json:"project"`
+	Name    string   `json:"name"`
+	ID      BranchID `json:"id"`
+	Nonce   nonce    `json:"nonce"`
 }
 
 func (m *manifest) info() BranchInfo {

@@ -153,7 +153,7 @@ func (s *Store) isOpen(id BranchID) bool {
 
 // claimName gives the name to the branch, if nobody has it.
 func (s *Store) claimName(ctx context.Context, project, name string, id BranchID) error {
-	rec := nameRecord{ID: id}
+	rec := nameRecord{Project: project, Name: name, ID: id}
 	var err error
 	if rec.Nonce, err = newNonce(s.random); err != nil {
 		return err
@@ -194,6 +194,9 @@ func (s *Store) resolve(ctx context.Context, project, name string) (BranchID, er
 	_, err := s.readRecord(ctx, nameKind, nameKey(project, name), &rec)
 	if isNotExist(err) {
 		return "", fmt.Errorf("branch %s/%s: %w", project, name, ErrNotFound)
+	}
+	if err == nil && (rec.Project != project || rec.Name != name) {
+		err = fmt.Errorf("object %s is of %s/%s: %w", nameKey(project, name), rec.Project, rec.Name, ErrCorrupt)
 	}
 	if err == nil {
 		err = checkBranchID(rec.ID)

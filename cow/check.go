@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 )
@@ -125,34 +126,56 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	return c.rep, nil
 }
 
-// allBranches returns the ids that the names of all projects lead to.
-func (c *checker) allBranches(ctx context.Context) ([]BranchID, error) {
-	projects, err := c.s.listNames(ctx, projectPrefix)
-	if err != nil {
-		return nil, err
-	}
-	var ids []BranchID
-	for _, p := range projects {
-		if _, err := c.s.Project(ctx, p); err != nil {
-			c.damage(projectKey(p), err, nil)
-		}
-		names, err := c.s.listNames(ctx, namePrefix+p+"/")
+// allBranches returns the ids that names lead to.
+func (c *checker) allBranches(ctx context.Context) (ids []BranchID, err error) {
+	project, after := "", ""
+	for {
+		infos, err := c.s.objects.List(ctx, namePrefix, after, 1000)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("list %s: %w", namePrefix, err)
 		}
-		for _, n := range names {
-			id, err := c.s.resolve(ctx, p, n)
-			if err != nil {
-				if !isGone(err) {
-					c.damage(nameKey(p, n), err, nil)
-				}
-				continue
+		for _, i := range infos {
+			after = i.Key
+			p, n, _ := strings.Cut(i.Key[len(namePrefix):], "/")
+			if p != project {
+				project = p
+				c.project(ctx, p)
 			}
-			ids = append(ids, id)
+			if id, ok := c.name(ctx, p, n); ok {
+				ids = append(ids, id)
+			}
+		}
+		if len(infos) < 1000 {
+			break
 		}
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids), ctx.Err()
+}
+
+// project checks the record of a project that a name is of.
+func (c *checker) project(ctx context.Context, project string) {
+	if _, err := c.s.Project(ctx, project); err != nil && ctx.Err() == nil {
+		c.damage(projectKey(project), err, nil)
+	}
+}
+
+// name checks a name and returns the id of its branch, unless it is not there.
+func (c *checker) name(ctx context.Context, project, name string) (BranchID, bool) {
+	id, err := c.s.resolve(ctx, project, name)
+	if err == nil {
+		if _, _, merr := c.s.readManifest(ctx, id); isGone(merr) {
+			// A name is there before its manifest goes, and gone after: look again.
+			if _, err = c.s.resolve(ctx, project, name); err == nil {
+				c.damage(manifestKey(id), merr, &Affected{Branch: id, Project: project, Name: name})
+				return id, false
+			}
+		}
+	}
+	if err != nil && !isGone(err) && ctx.Err() == nil {
+		c.damage(nameKey(project, name), err, &Affected{Project: project, Name: name})
+	}
+	return id, err == nil
 }
 
 // branch checks one branch.
