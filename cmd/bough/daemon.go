@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/bough-db/bough/api"
 	"github.com/bough-db/bough/blockdev"
 	"github.com/bough-db/bough/branchfs"
@@ -125,6 +127,11 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 	if err != nil {
 		return err
 	}
+	if o.cache == cacheAuto {
+		if o.cacheBytes, err = autoCacheBytes(o.state, o.store); err != nil {
+			return err
+		}
+	}
 	if o.cacheBytes > 0 {
 		d.frames, err = cache.OpenFrames(vfs.OS(), filepath.Join(o.state, cacheDir), cache.FramesOptions{Bytes: o.cacheBytes, Logger: d.log})
 		if err != nil {
@@ -149,6 +156,22 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 		deleting: map[cow.BranchID]bool{},
 	}
 	return nil
+}
+
+// autoCacheBytes returns how much of the disk the cache gets if nobody says. A
+// store on the same file system is read as quickly as the cache would be, and the
+// cache would write everything once more: docs/format-cache.md has the figures.
+func autoCacheBytes(state, store string) (int64, error) {
+	var st [2]unix.Stat_t
+	for i, dir := range []string{state, store} {
+		if err := unix.Stat(dir, &st[i]); err != nil {
+			return 0, fmt.Errorf("look at %s: %w", dir, err)
+		}
+	}
+	if st[0].Dev == st[1].Dev {
+		return 0, nil
+	}
+	return 1 << 30, nil
 }
 
 // openKernel takes away what a killed daemon left in the kernel, then mounts

@@ -26,6 +26,9 @@ const (
 	writeThrough = "through"
 )
 
+// cacheAuto lets autoCacheBytes choose the size of the cache on disk.
+const cacheAuto = "auto"
+
 // stopLimit bounds an orderly stop; what is not done by then, the next start
 // cleans up.
 const stopLimit = 3 * time.Minute
@@ -67,7 +70,7 @@ func (a *app) serveCmd() *cobra.Command {
 	f.StringVar(&o.pgBin, "pg-bin", "", "directory of the one Postgres to use (default: every installed one)")
 	f.StringVar(&o.pgUser, "pg-user", "", "user to run Postgres as (default: postgres)")
 	f.StringVar(&o.writeMode, "write-mode", writeFlush, "flush or through: when a write is journaled")
-	f.StringVar(&o.cache, "cache-bytes", "1GiB", "disk for the cache of the store, 0 for none")
+	f.StringVar(&o.cache, "cache-bytes", cacheAuto, "disk for the cache of the store, 0 for none; auto is 1GiB, or none\nfor a store on the file system of the state directory")
 	f.StringVar(&o.journal, "journal-bytes", "4GiB", "disk for what is not yet in the store")
 	f.StringVar(&o.memory, "memory-bytes", "512MiB", "memory that the daemon aims to stay below")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
@@ -103,12 +106,16 @@ func (o *serve) check() error {
 	if o.writeMode != writeFlush && o.writeMode != writeThrough {
 		return usagef("--write-mode %q: choose flush or through", o.writeMode)
 	}
+	if o.cache != cacheAuto {
+		if o.cacheBytes, err = parseSize("--cache-bytes", o.cache); err != nil {
+			return err
+		}
+	}
 	for _, s := range []struct {
 		flag, text string
 		bytes      *int64
 		least      int64
 	}{
-		{"--cache-bytes", o.cache, &o.cacheBytes, 0},
 		{"--journal-bytes", o.journal, &o.journalBytes, 64 << 20},
 		{"--memory-bytes", o.memory, &o.memoryBytes, 128 << 20},
 	} {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/bough-db/bough/api"
 	"github.com/bough-db/bough/blockdev"
@@ -280,6 +282,24 @@ func TestParseSize(t *testing.T) {
 		if _, err := parseSize("--size", text); err == nil {
 			t.Errorf("parseSize(%q) is no error", text)
 		}
+	}
+}
+
+func TestAutoCacheBytes(t *testing.T) {
+	state, other := t.TempDir(), "/dev/shm"
+	check := func(store string, want int64) {
+		t.Helper()
+		if got, err := autoCacheBytes(state, store); err != nil || got != want {
+			t.Errorf("cache for the store %s: %d, %v; want %d", store, got, err, want)
+		}
+	}
+	check(t.TempDir(), 0)
+	var a, b unix.Stat_t
+	if unix.Stat(state, &a) == nil && unix.Stat(other, &b) == nil && a.Dev != b.Dev {
+		check(other, 1<<30)
+	}
+	if _, err := autoCacheBytes(state, state+"/none"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a store that is not there: %v", err)
 	}
 }
 
