@@ -356,7 +356,7 @@ func TestModelConcurrent(t *testing.T) {
 	forSeeds(t, 150, func(t *testing.T, rng *rand.Rand, ops int) {
 		ctx := context.Background()
 		w := newWorld(t, small)
-		w.budget = 12 * journalBytes
+		w.budget = 18 * journalBytes
 		w.restart()
 		root := w.makeProject("p", modelSize)
 		w.write(root, 5, 5)

@@ -344,9 +344,9 @@ func (s *Store) segmentIndex(ctx context.Context, log BranchID, seg wal.SegmentN
 // if it is uncommonly long. What does not check out is read once more.
 func (s *Store) readFooter(ctx context.Context, log BranchID, seg wal.SegmentNo, batches bool) (*footer, error) {
 	key := segmentKey(log, seg)
-	f, err := s.readFooterOnce(ctx, key, batches)
+	f, err := s.readFooterOnce(ctx, log, seg, batches)
 	if errors.Is(err, ErrCorrupt) {
-		f, err = s.readFooterOnce(ctx, key, batches)
+		f, err = s.readFooterOnce(ctx, log, seg, batches)
 	}
 	if errors.Is(err, objstore.ErrNotExist) {
 		return nil, fmt.Errorf("segment %s: %w: %w", key, err, ErrCorrupt)
@@ -354,13 +354,11 @@ func (s *Store) readFooter(ctx context.Context, log BranchID, seg wal.SegmentNo,
 	if err != nil {
 		return nil, fmt.Errorf("read segment %s: %w", key, err)
 	}
-	if f.head.Log != log || f.head.Number != seg {
-		return nil, fmt.Errorf("segment %s is number %d of %s: %w", key, f.head.Number, f.head.Log, ErrCorrupt)
-	}
 	return f, nil
 }
 
-func (s *Store) readFooterOnce(ctx context.Context, key string, batches bool) (*footer, error) {
+func (s *Store) readFooterOnce(ctx context.Context, log BranchID, seg wal.SegmentNo, batches bool) (*footer, error) {
+	key := segmentKey(log, seg)
 	buf := make([]byte, segmentTail)
 	got, info, err := s.objects.ReadAt(ctx, key, buf, -segmentTail)
 	if err != nil {
@@ -384,5 +382,9 @@ func (s *Store) readFooterOnce(ctx context.Context, key string, batches bool) (*
 	} else {
 		packed = packed[uint64(len(packed))-t.size:]
 	}
-	return decodeFooter(s.zr, t, packed, batches)
+	f, err := decodeFooter(s.zr, t, packed, batches)
+	if err == nil && (f.head.Log != log || f.head.Number != seg) {
+		err = fmt.Errorf("it is number %d of %s: %w", f.head.Number, f.head.Log, ErrCorrupt)
+	}
+	return f, err
 }
