@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/bough-db/bough/api"
 	"github.com/bough-db/bough/blockdev"
@@ -39,6 +42,11 @@ func (b *backend) startError(err error, project string, br cow.BranchInfo) error
 	}
 	e := branchError(err, project, br.Name)
 	if api.CodeOf(e) == api.CodeInternal {
+		// A program that reads the branch may be the one to notice.
+		if text := err.Error(); strings.Contains(strings.ToLower(text), unix.EIO.Error()) {
+			return api.Errorf(api.CodeCorrupt, "%s", oneLine(text)).
+				WithHint("run `bough verify %s/%s` to see what cannot be read; the daemon's log says when", project, br.Name)
+		}
 		if st := b.endpoint.StatusOf(br.ID); st.LogPath != "" {
 			return api.Errorf(api.CodeInternal, "%v", err).WithHint("see %s", st.LogPath)
 		}

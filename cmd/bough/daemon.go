@@ -253,7 +253,13 @@ func (d *daemon) serve() <-chan error {
 			early <- fmt.Errorf("%s: %w", what, err)
 		}
 	}
-	go run("serve Postgres clients", func() error { return d.door.Serve(ctx, d.listener) })
+	go run("serve Postgres clients", func() error {
+		err := d.door.Serve(ctx, d.listener)
+		if errors.Is(err, proxy.ErrClosed) { // a signal was quicker
+			return nil
+		}
+		return err
+	})
 	go run("serve the socket", func() error { return d.api.Serve(d.apiConn) })
 	go func() {
 		<-d.files.Done()
