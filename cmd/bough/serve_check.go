@@ -181,7 +181,7 @@ func checkDisk(state string, log *slog.Logger) error {
 		return nil
 	}
 	if _, err := os.Stat(filepath.Join(state, journalDir)); err == nil {
-		log.Warn("the disk is nearly full: make room, or writes will wait and then fail; nothing is lost", "dir", state, "free", size(free))
+		log.Warn("the disk is nearly full: make room, or writes will wait until there is some; nothing is lost", "dir", state, "free", size(free))
 		return nil
 	}
 	return fmt.Errorf("the disk of %s has %s free, and %s are needed: make room, or choose another directory with --state", state, size(free), size(freeWanted))
