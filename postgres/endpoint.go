@@ -210,7 +210,7 @@ func (e *endpoint) notice(ctx context.Context) {
 	ctx, op := e.begin(ctx, Stopping, e.m.options.StopTimeout+time.Minute)
 	e.server = nil
 	go func() {
-		err := fmt.Errorf("Postgres ended by itself: %v", s.state)
+		err := fmt.Errorf("server ended by itself: %v", s.state)
 		e.m.options.Logger.Error("endpoint failed", "id", e.id, "state", s.state.String(), "log", s.log.tail())
 		e.fail(errors.Join(err, e.release(ctx)), s.log.tail())
 		e.finish(op, nil)

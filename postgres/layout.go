@@ -8,7 +8,6 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"github.com/bough-db/bough/cow"
@@ -122,7 +121,6 @@ func (a account) mayEnter(info os.FileInfo) bool {
 // a file system that the daemon serves.
 type layout struct {
 	state   string // <state>, absolute
-	sockets string // "", or where socket directories are because <state>/run is too long
 	account account
 }
 
@@ -155,7 +153,6 @@ func (l *layout) hba(id cow.BranchID) string    { return filepath.Join(l.run(id)
 func (l *layout) ident(id cow.BranchID) string  { return filepath.Join(l.run(id), "pg_ident.conf") }
 func (l *layout) log(id cow.BranchID) string    { return filepath.Join(l.run(id), "postgres.log") }
 func (l *layout) record(id cow.BranchID) string { return filepath.Join(l.run(id), "endpoint.json") }
-func (l *layout) workDir(name string) string    { return filepath.Join(l.runRoot(), name) }
 
 // socketDir returns the directory of the branch's admin socket: its run
 // directory, or one with a short name where that is too long for a socket.
@@ -256,6 +253,3 @@ func (l *layout) writeConf(path, text string) error {
 	}
 	return nil
 }
-
-// isBranchDir tells names of run directories of branches from others.
-func isBranchDir(name string) bool { return strings.HasPrefix(name, "br-") }

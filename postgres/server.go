@@ -303,7 +303,7 @@ func (s *server) exitError() error {
 	if s.state.Success() {
 		return nil
 	}
-	return fmt.Errorf("Postgres ended: %v%s", s.state, quoteLog(s.log.tail()))
+	return fmt.Errorf("server ended: %v%s", s.state, quoteLog(s.log.tail()))
 }
 
 // childEnv is the environment of all programs of Postgres: nothing of the
