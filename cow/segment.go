@@ -244,6 +244,9 @@ func decodeFrame(zr *zstd.Decoder, f frameInfo, stored, dst []byte) ([]byte, err
 		return nil, fmt.Errorf("frame checksum: %w", ErrCorrupt)
 	}
 	want := int(f.n) * BlockSize
+	if cap(dst) < want {
+		dst = make([]byte, 0, want) // what it has room for bounds what is decompressed
+	}
 	var err error
 	switch f.codec {
 	case codecStored:

@@ -185,7 +185,7 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 		return nil, fmt.Errorf("make tree cache: %w", err)
 	}
 	s.zr, err = zstd.NewReader(nil, zstd.WithDecoderConcurrency(runtime.GOMAXPROCS(0)),
-		zstd.WithDecoderMaxMemory(footerBytesMax))
+		zstd.WithDecoderMaxMemory(footerBytesMax), zstd.WithDecodeAllCapLimit(true))
 	if err != nil {
 		return nil, fmt.Errorf("make decompressor: %w", err)
 	}

@@ -22,9 +22,10 @@ import (
 )
 
 var (
-	seedFlag  = flag.Uint64("seed", 0, "seed of the random tests; 0 draws one")
-	opsFlag   = flag.Int("ops", 0, "operations of one run of a random test; 0 is the test's own number")
-	seedsFlag = flag.Int("seeds", 1, "how many seeds the random tests run, one after the other")
+	seedFlag   = flag.Uint64("seed", 0, "seed of the random tests; 0 draws one")
+	opsFlag    = flag.Int("ops", 0, "operations of one run of a random test; 0 is the test's own number")
+	updateFlag = flag.Bool("update", false, "rewrite the golden files in testdata")
+	seedsFlag  = flag.Int("seeds", 1, "how many seeds the random tests run, one after the other")
 )
 
 // forSeeds runs f once for each seed, with a source of random numbers and a
