@@ -139,7 +139,7 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 		}
 	}
 	began := time.Now()
-	memory := cache.NewMemory(o.memoryBytes / 8)
+	memory := cache.NewMemory(o.memoryBytes / 4)
 	d.store, err = cow.OpenStore(ctx, cow.Options{
 		Objects: d.objects, Journals: d.journals, Frames: d.frames, Memory: memory,
 		WriteThrough: o.writeMode == writeThrough, Logger: d.log,

@@ -72,7 +72,7 @@ func (a *app) serveCmd() *cobra.Command {
 	f.StringVar(&o.writeMode, "write-mode", writeFlush, "flush or through: when a write is journaled")
 	f.StringVar(&o.cache, "cache-bytes", cacheAuto, "disk for the cache of the store, 0 for none; auto is 1GiB, or none\nfor a store on the file system of the state directory")
 	f.StringVar(&o.journal, "journal-bytes", "4GiB", "disk for what is not yet in the store")
-	f.StringVar(&o.memory, "memory-bytes", "512MiB", "memory that the daemon aims to stay below")
+	f.StringVar(&o.memory, "memory-bytes", "256MiB", "memory that the daemon aims to stay below")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
 	return cmd
 }
