@@ -452,3 +452,39 @@ func TestI8IdleIsFree(t *testing.T) {
 		})
 	}
 }
+
+// TestWrongStore starts a host with another store than its journals belong to: it
+// keeps them, and the right store gets them at the next start. I1, I6.
+func TestWrongStore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		right := faultstore.New(memstore.New(memstore.Options{}), faultstore.Options{})
+		disk := memfs.New(memfs.Options{})
+		w := &world{t: t, objects: right, disk: disk}
+		w.mustStart()
+		b := w.makeProject("p", deviceBytes)
+		w.write(b, 1, 1)
+		right.Add(faultstore.Rule{
+			Verb: objstore.VerbPut, KeyPrefix: segmentPrefix(b.ID()), Times: -1, Fault: faultstore.ErrorBefore,
+		})
+		hurry, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := w.shutWithin(hurry); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("stop with a store that takes no segments: %v", err)
+		}
+		right.Heal()
+
+		wrong := &world{t: t, disk: disk}
+		wrong.mustStart()
+		other := wrong.makeProject("p", deviceBytes)
+		wrong.write(other, 1, 2)
+		wrong.closeBranch(other)
+		wrong.stop()
+
+		w.mustStart()
+		t.Cleanup(w.stop)
+		b = w.open(b.ID())
+		w.expect(b, 1, 1)
+		w.closeBranch(b)
+		w.checkWhole()
+	})
+}
