@@ -382,3 +382,46 @@ func TestInterrupt(t *testing.T) {
 	}
 	h.exec("demo/dev", "select 1")
 }
+
+// TestStopAtOnce stops daemons while they start and right after. They end in order,
+// whatever they were doing, and leave nothing.
+func TestStopAtOnce(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.start("--create", "demo")
+	h.exec("demo", "create table t (i int)", "insert into t values (1)")
+	h.stop()
+	random := run.random(t)
+	for i := range 12 {
+		d, err := h.launch(h.serve())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 0 {
+			<-d.first // the moment that it is ready
+		} else {
+			<-time.After(time.Duration(random.Int64N(int64(100 * time.Millisecond))))
+		}
+		if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-d.exited:
+		case <-time.After(stopLimit):
+			t.Fatalf("round %d: it does not end: %s", i, h.logTail())
+		}
+		// Before it takes signals at all, one ends it like any program.
+		status, _ := d.cmd.ProcessState.Sys().(syscall.WaitStatus)
+		early := status.Signaled() && status.Signal() == syscall.SIGTERM || status.ExitStatus() == 1 && strings.Contains(h.logTail(), "before it was ready")
+		if d.err != nil && (i%2 == 0 || !early) {
+			t.Errorf("round %d: %v: %s", i, d.err, h.logTail())
+		}
+		if left := leftovers(h.dir, h.state); len(left) > 0 {
+			t.Errorf("round %d left:\n  %s", i, strings.Join(left, "\n  "))
+		}
+	}
+	h.start()
+	if n := h.count("demo", "select count(*) from t"); n != 1 {
+		t.Errorf("%d rows, want 1", n)
+	}
+}

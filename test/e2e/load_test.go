@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -28,6 +29,13 @@ func TestBranchUnderLoad(t *testing.T) {
 
 	load := h.startLoad("demo", 8, 5*time.Minute)
 	defer load.cancel()
+	eventually(t, connectLimit, "the load begins", func() error {
+		n, err := h.tryCount(t.Context(), "demo", "select count(*) from pgbench_history")
+		if err == nil && n == 0 {
+			err = errors.New("no transactions yet")
+		}
+		return err
+	})
 	history := make([]int64, branches)
 	for i := range branches {
 		ref := fmt.Sprintf("demo/b%d", i)
@@ -93,7 +101,6 @@ func TestBranchUnderLoad(t *testing.T) {
 type load struct {
 	cancel context.CancelFunc
 	done   chan struct{}
-	once   sync.Once
 	err    error
 }
 
