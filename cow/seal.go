@@ -245,6 +245,9 @@ func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64) er
 	}
 	defer s.encoders.give(enc)
 	data, err := enc.encode(head, j.Batches(), j, j.End())
+	if errors.Is(err, wal.ErrCorrupt) {
+		err = fmt.Errorf("%w: %w", err, ErrCorrupt)
+	}
 	if err != nil {
 		return fmt.Errorf("pack segment %s: %w", key, err)
 	}
