@@ -287,6 +287,9 @@ func (s *Store) UpdateBranch(ctx context.Context, id BranchID, change func(*Bran
 // RenameBranch gives the branch another name in its project. If it fails half
 // way the branch has one of the two names; the same call again ends it.
 func (s *Store) RenameBranch(ctx context.Context, project, name, newName string) error {
+	if err := CheckName(newName); err != nil {
+		return err
+	}
 	id, err := s.resolve(ctx, project, name)
 	if err != nil {
 		return err

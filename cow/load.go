@@ -61,6 +61,10 @@ func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wa
 	if err := s.replay(ctx, m, l, segs, seq); err != nil {
 		return nil, err
 	}
+	if seg == logEnd && (l.at.Seq < m.Head.Seq || l.at.Segment < m.Head.Segment) {
+		return nil, fmt.Errorf("log of %s ends at barrier %d in segment %d, but the branch was detached at %d in %s: %w",
+			m.ID, l.at.Seq, l.at.Segment, m.Head.Seq, segmentKey(m.ID, m.Head.Segment), ErrCorrupt)
+	}
 	if seg != logEnd && l.at.Seq != seq {
 		return nil, fmt.Errorf("log of %s ends at barrier %d, before %d: %w", m.ID, l.at.Seq, seq, ErrCorrupt)
 	}
