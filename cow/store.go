@@ -231,7 +231,7 @@ func (s *Store) checkFormat(ctx context.Context) error {
 	}
 	var rec formatRecord
 	if err := decodeRecord(formatKind, data, &rec); err != nil {
-		return fmt.Errorf("open store: %w", err)
+		return fmt.Errorf("open store: object %s: %w", formatKey, err)
 	}
 	return nil
 }

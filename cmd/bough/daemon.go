@@ -273,6 +273,8 @@ func (o *serve) explain(err error) error {
 	switch {
 	case errors.Is(err, cow.ErrNewerFormat), errors.Is(err, wal.ErrVersion):
 		return fmt.Errorf("%w: run the newer version of bough", err)
+	case errors.Is(err, cow.ErrCorrupt), errors.Is(err, dirstore.ErrDamaged):
+		return fmt.Errorf("%w: put it back from a copy of the store; nothing else was touched", err)
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, wal.ErrFull):
 		return fmt.Errorf("%w: make room on the disk; nothing is lost", err)
 	case errors.Is(err, fs.ErrPermission):
