@@ -231,7 +231,15 @@ func TestNewerFormat(t *testing.T) {
 	sum := crc32.Checksum(body, crc32.MakeTable(crc32.Castagnoli))
 	h.replaceObject("format", fmt.Appendf(nil, "bough store 2 %08x\n%s", sum, body))
 	h.serveFails(h.plainServe(), 1, "newer", "version 2")
+	h.replaceObject("format", bytes.Replace(old, []byte("created"), []byte("crEated"), 1))
+	h.serveFails(h.plainServe(), 1, "object format", "checksum", "copy")
 	h.replaceObject("format", old)
+	bit := run.random(t).Int64N(int64(len(old)) * 8)
+	h.start() // which marks the file with a tag of its contents, or finds the mark
+	h.stop()
+	flip(t, path, bit)
+	h.serveFails(h.plainServe(), 1, "format", "copy")
+	flip(t, path, bit)
 	h.start("--create", "demo")
 	h.exec("demo", "insert into t values (1)")
 }
