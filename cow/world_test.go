@@ -100,7 +100,7 @@ func (w *world) start() (err error) {
 		w.budget = 16 * journalBytes
 	}
 	w.pool, err = wal.OpenPool(w.disk, "/journal", wal.PoolOptions{
-		FileBytes: journalBytes, Spare: 1, MaxBytes: w.budget, Logger: quiet,
+		FileBytes: journalBytes, Spare: 1, MaxBytes: w.budget, Logger: quiet, Rand: w.opts.Random,
 	})
 	if err == nil {
 		opts := w.opts
