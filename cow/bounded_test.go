@@ -4,11 +4,15 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/bough-db/bough/cache"
 	"github.com/bough-db/bough/objstore"
+	"github.com/bough-db/bough/objstore/faultstore"
 	"github.com/bough-db/bough/objstore/memstore"
 	"github.com/bough-db/bough/objstore/meterstore"
 )
@@ -35,42 +39,45 @@ func inMemory(r *ref) int {
 //
 // Seen to fail with: checkpoints that do not let go of what they saved.
 func TestI9MemoryIsBounded(t *testing.T) {
-	const leaves, dirty, pages = 12000, 600, 100
-	w := newWorld(t, Options{SealAfter: time.Hour, DirtyPages: dirty, Pages: pages, Indexes: 4, Memory: cache.NewMemory(1 << 20)})
-	ctx := context.Background()
-	b := w.makeProject("p", leaves*leafSize*BlockSize)
-	rng := rand.New(rand.NewPCG(1, 1))
-	order := rng.Perm(leaves)
-	most := 0
-	for i, leaf := range order {
-		w.writeUnflushed(b, uint64(leaf)*leafSize+rng.Uint64N(leafSize), uint64(i+1))
-		if i%100 == 0 {
-			if err := b.Flush(ctx); err != nil {
-				t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		const leaves, dirty, pages, journal = 12000, 600, 100, 300
+		w := &world{t: t, opts: Options{
+			SealAfter: time.Second, DirtyPages: dirty, Pages: pages, Indexes: 4, Memory: cache.NewMemory(1 << 20),
+		}}
+		w.mustStart()
+		defer w.stop()
+		ctx := context.Background()
+		b := w.makeProject("p", leaves*leafSize*BlockSize)
+		rng := rand.New(rand.NewPCG(1, 1))
+		most := 0
+		for i, leaf := range rng.Perm(leaves) {
+			w.writeUnflushed(b, uint64(leaf)*leafSize+rng.Uint64N(leafSize), uint64(i+1))
+			if i%journal == 0 { // ends here, and is stored
+				if err := b.Flush(ctx); err != nil {
+					t.Fatal(err)
+				}
+				wait(2 * time.Second)
+			}
+			if i%50 == 0 {
+				b.treeMu.RLock()
+				most = max(most, inMemory(&b.tree.root))
+				b.treeMu.RUnlock()
 			}
 		}
-		if i%600 == 0 { // a journal's end: here checkpoints are cut
-			b = reopened(w, b)
+		inner := leaves/innerSize + 2
+		if most < dirty/2 || most > dirty+2*journal+inner {
+			t.Errorf("I9: the tree held up to %d nodes in memory, with a bound of %d changed pages", most, dirty)
 		}
-		if i%50 == 0 {
-			b.treeMu.RLock()
-			most = max(most, inMemory(&b.tree.root))
-			b.treeMu.RUnlock()
+		if n := w.store.pages.lru.Len(); n > pages {
+			t.Errorf("I9: %d pages cached, the bound is %d", n, pages)
 		}
-	}
-	inner := leaves/innerSize + 2
-	if most > 2*dirty+inner {
-		t.Errorf("I9: the tree held %d nodes in memory, with a bound of %d changed pages", most, dirty)
-	}
-	if n := w.store.pages.lru.Len(); n > pages {
-		t.Errorf("I9: %d pages cached, the bound is %d", n, pages)
-	}
-	w.closeBranch(b)
-	b = w.open(b.ID())
-	if n := inMemory(&b.tree.root); n > 2*dirty {
-		t.Errorf("I9: a branch that was just opened holds %d nodes", n)
-	}
-	w.closeBranch(b)
+		w.closeBranch(b)
+		b = w.open(b.ID())
+		if n := inMemory(&b.tree.root); n > inner {
+			t.Errorf("I9: a branch that was just opened holds %d nodes", n)
+		}
+		w.closeBranch(b)
+	})
 }
 
 // TestI9BatchIsBounded: an open batch does not grow with what is written to it
@@ -177,6 +184,11 @@ func TestI10CreateBranchIsConstant(t *testing.T) {
 		parent = w.open(parent.ID())
 	}
 	t.Logf("open parent: %s; closed: %s", open, closed)
+	for _, c := range []string{open, closed} {
+		if !strings.Contains(c, "read 0 put 2 list 0") {
+			t.Errorf("I10: CreateBranch looks at the log: %s", c)
+		}
+	}
 	for i := range uint64(5000) {
 		w.writeUnflushed(parent, i*397%(2<<20), i+1)
 	}
@@ -194,4 +206,61 @@ func TestI10CreateBranchIsConstant(t *testing.T) {
 	}
 	same("300 branches")
 	w.closeBranch(parent)
+}
+
+// TestFloodStarvesNobody has fifty branches open on a journal budget of hardly
+// more than one file each, a store that is as slow as it likes, and one branch
+// that writes without end. All others flush with no help of the store. I9.
+func TestFloodStarvesNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const others = 50
+		objects := faultstore.New(memstore.New(memstore.Options{}), faultstore.Options{})
+		w := &world{t: t, objects: objects, budget: (others + 4) * journalBytes, opts: Options{SealAfter: time.Hour}}
+		w.mustStart()
+		defer w.stop()
+		ctx := context.Background()
+		flooder := w.makeProject("p", 64<<20)
+		var devs []*Branch
+		for i := range others {
+			devs = append(devs, w.child("p", fmt.Sprintf("b%d", i), flooder))
+		}
+		stuck := make(chan struct{})
+		objects.Add(faultstore.Rule{
+			Verb: objstore.VerbPut, Times: -1, KeyPrefix: segmentPrefix(flooder.ID()),
+			Wait: func(context.Context, faultstore.Op) error { <-stuck; return nil },
+		})
+		var written atomic.Int64
+		flooded := make(chan error)
+		go func() {
+			for i := range uint64(40) {
+				if err := flooder.WriteAt(ctx, stamped(i+1, 1<<20), int64(i%32)<<20); err != nil {
+					flooded <- err
+					return
+				}
+				written.Add(1)
+			}
+			flooded <- flooder.Flush(ctx)
+		}()
+		synctest.Wait() // the flooder has used up what it may, and waits
+		if n := written.Load(); n < 5 || n == 40 {
+			t.Errorf("the flooder wrote %d MiB before it had to wait", n)
+		}
+		for round := range uint64(3) {
+			for i, d := range devs {
+				w.write(d, round, uint64(i)+round+1)
+			}
+		}
+		if written.Load() == 40 {
+			t.Error("the flooder did not wait")
+		}
+		close(stuck)
+		if err := <-flooded; err != nil {
+			t.Error(err)
+		}
+		for i, d := range devs {
+			w.expect(d, 2, uint64(i)+3)
+			w.closeBranch(d)
+		}
+		w.closeBranch(flooder)
+	})
 }
