@@ -49,7 +49,8 @@ func recovers(t testing.TB, left *memfs.FS, m *crashModel, rng *rand.Rand, depth
 			return nil
 		})
 		defer disk.SetHook(nil)
-		err := bootAndVerify(w, m.snapshot(), rng)
+		// A source of its own: the hook draws from rng in other goroutines.
+		err := bootAndVerify(w, m.snapshot(), rand.New(rand.NewPCG(rng.Uint64(), 4)))
 		mu.Lock()
 		defer mu.Unlock()
 		return errors.Join(err, nested)
@@ -247,7 +248,6 @@ func failSync(t *testing.T, rng *rand.Rand, ops, n int, through bool) bool {
 		}
 		return nil
 	})
-	b := model.branches[0]
 	var failure error
 	for range ops {
 		if failure = s.step(ctx); failure != nil {
@@ -257,7 +257,7 @@ func failSync(t *testing.T, rng *rand.Rand, ops, n int, through bool) bool {
 	if failure != nil && !errors.Is(failure, faultfs.ErrInjected) {
 		t.Errorf("sync %d failed, and a write or flush with: %v", n, failure)
 	}
-	for _, b = range model.branches {
+	for _, b := range model.branches {
 		d := s.devs[b.name]
 		if d == nil || d.Err() == nil {
 			continue

@@ -29,11 +29,14 @@ var (
 )
 
 // forSeeds runs f once for each seed, with a source of random numbers and a
-// number of operations, and says how to repeat it.
+// number of operations (a quarter with -short), and says how to repeat it.
 func forSeeds(t *testing.T, ops int, f func(t *testing.T, rng *rand.Rand, ops int)) {
 	t.Helper()
-	if *opsFlag > 0 {
+	switch {
+	case *opsFlag > 0:
 		ops = *opsFlag
+	case testing.Short(): // the race detector makes each ten times as long
+		ops = (ops + 3) / 4
 	}
 	for i := range *seedsFlag {
 		seed := *seedFlag + uint64(i)
@@ -149,24 +152,6 @@ func (w *world) stop() {
 func (w *world) restart() {
 	w.t.Helper()
 	w.stop()
-	w.mustStart()
-}
-
-// crash stops the store as a power cut does, and starts it again on what is left
-// of the disk, which has to be a memfs.
-func (w *world) crash(rng *rand.Rand, mode memfs.Mode) {
-	w.t.Helper()
-	mem := w.disk.(*memfs.FS)
-	left := mem.CrashClone(rng, mode)
-	// The old life may do what it likes: it is on another disk.
-	old := *w
-	if m, ok := w.objects.(*memstore.Store); ok && !w.onDisk {
-		w.objects = m.Clone()
-	}
-	w.disk, w.store, w.pool, w.dir = left, nil, nil, nil
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	_ = old.shutWithin(ctx) // whatever it says
 	w.mustStart()
 }
 
