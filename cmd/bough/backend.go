@@ -77,6 +77,11 @@ func (b *backend) CreateProject(ctx context.Context, req api.CreateProject) (api
 		return api.CreatedProject{}, api.Errorf(api.CodeInvalidName, "project name %s is reserved for a template", req.Name).WithHint("choose another name")
 	}
 	if _, err := b.store.Project(ctx, req.Name); err == nil {
+		if _, err := b.store.Branch(ctx, req.Name, api.MainBranch); errors.Is(err, cow.ErrNotFound) {
+			// A daemon was killed while it made the project: this completes it.
+			_, _, err = b.store.CreateProject(ctx, req.Name, cow.ProjectOptions{})
+			return api.CreatedProject{}, projectError(err, req.Name)
+		}
 		return api.CreatedProject{}, projectError(cow.ErrExists, req.Name)
 	}
 	p, br, err := b.endpoint.CreateProject(ctx, req.Name, postgres.CreateProjectOptions{Major: req.PGVersion, SizeBytes: req.SizeBytes})

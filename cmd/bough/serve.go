@@ -135,6 +135,9 @@ func (o *serve) run(cmd *cobra.Command, _ []string) error {
 	}
 	log := o.logger()
 	if err := checkHost(cmd.Context(), log, o.pgBin); err != nil {
+		if cmd.Context().Err() != nil {
+			return errors.New("stopped before it was ready")
+		}
 		return err
 	}
 	debug.SetMemoryLimit(o.memoryBytes)
