@@ -175,8 +175,15 @@ func (s *script) step(ctx context.Context) error {
 		return err
 	}
 	switch k := s.rng.IntN(100); {
-	case k < 50:
-		return s.change(ctx, b, d)
+	case k < 47:
+		return s.change(ctx, b, d, s.rng.IntN(10))
+	case k < 50: // a batch that spills
+		for range 2 + s.rng.IntN(5) {
+			if err := s.change(ctx, b, d, 9); err != nil {
+				return err
+			}
+		}
+		return nil
 	case k < 72:
 		return s.flush(ctx, b, d)
 	case k < 82:
@@ -192,16 +199,16 @@ func (s *script) step(ctx context.Context) error {
 	return s.flush(ctx, b, d)
 }
 
-// change makes one random change.
-func (s *script) change(ctx context.Context, b *crashBranch, d *Branch) error {
+// change makes one random change of a kind from 0 to 9.
+func (s *script) change(ctx context.Context, b *crashBranch, d *Branch, kind int) error {
 	s.stamps++
 	o := crashOp{stamp: s.stamps}
 	const per = BlockSize / sectorBytes
 	first := s.rng.IntN(crashBlocks)
 	n := 1 + s.rng.IntN(min(crashBlocks-first, 5))
-	kind := s.rng.IntN(10)
 	if kind == 9 {
-		n = 1 + s.rng.IntN(min(crashBlocks-first, 250))
+		n = 250
+		first = s.rng.IntN(crashBlocks - n)
 	}
 	o.first, o.n = first*per, n*per
 	if kind < 3 { // parts of blocks

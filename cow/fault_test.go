@@ -105,11 +105,13 @@ func TestPartialWritesWaitTogether(t *testing.T) {
 			go func() { done <- b.WriteAt(ctx, p, off) }()
 			synctest.Wait()
 		}
-		write(stamped(1, 5<<20), 1<<20) // spills, then fills the batch and waits
+		for i := range int64(6) { // one spills, and is held up; the others fill the batch
+			write(stamped(1, 1<<20), (1+i)<<20)
+		}
 		write([]byte("aaaa"), 100)
 		write([]byte("bbbb"), 200)
 		close(gate)
-		for range 3 {
+		for range 8 {
 			if err := <-done; err != nil {
 				t.Fatal(err)
 			}
