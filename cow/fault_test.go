@@ -34,8 +34,9 @@ func TestPartialWritesOverlap(t *testing.T) {
 	ctx := context.Background()
 	b := w.makeProject("p", 16<<20)
 	var wg sync.WaitGroup
-	stop := make(chan struct{})
+	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() { // closes batches all the time
+		defer close(stopped)
 		big := make([]byte, 1<<20)
 		for {
 			select {
@@ -70,6 +71,7 @@ func TestPartialWritesOverlap(t *testing.T) {
 	}
 	wg.Wait()
 	close(stop)
+	<-stopped
 	got := make([]byte, writers*width)
 	if err := b.ReadAt(ctx, got, 0); err != nil {
 		t.Fatal(err)
