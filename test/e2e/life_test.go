@@ -302,14 +302,23 @@ func TestPostgresKilled(t *testing.T) {
 		run.figures.add("postmaster killed to answer", time.Since(began))
 	}
 	// A backend that dies takes the others with it, and Postgres begins anew.
-	conn := h.connect("demo")
-	if err := syscall.Kill(int(conn.PgConn().PID()), syscall.SIGKILL); err != nil {
-		t.Logf("the process id that clients see is not the backend's: %v", err)
+	var backend, checkpointer, now int
+	const query = "select pg_backend_pid(), (select pid from pg_stat_activity where backend_type = 'checkpointer')"
+	if err := h.connect("demo").QueryRow(t.Context(), query).Scan(&backend, &checkpointer); err != nil {
+		t.Fatal(err)
 	}
-	eventually(t, connectLimit, "connect after a backend died", func() error {
+	if err := syscall.Kill(backend, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, connectLimit, "Postgres begins anew", func() error {
 		conn, err := h.tryConnect(t.Context(), "demo")
-		if err == nil {
-			err = conn.Close(t.Context())
+		if err != nil {
+			return err
+		}
+		defer conn.Close(context.Background())
+		err = conn.QueryRow(t.Context(), query).Scan(&backend, &now)
+		if err == nil && now == checkpointer {
+			err = errors.New("not yet")
 		}
 		return err
 	})
