@@ -64,7 +64,7 @@ func TestServerDiesWithDaemon(t *testing.T) {
 	daemon.Wait()
 	if !waitPidfd(fd, 10*time.Second) {
 		t.Error("the server outlives the daemon")
-		server.kill(time.Second)
+		server.kill()
 	}
 }
 

@@ -104,19 +104,23 @@ func (p process) terminate(grace time.Duration) error {
 		if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("kill process %d: %w", p.Pid, err)
 		}
-		if !waitPidfd(fd, grace) {
+		if !waitPidfd(fd, killWait) {
 			return fmt.Errorf("kill process %d: it does not go away, probably it waits for a device", p.Pid)
 		}
 	}
 	var problems []error
 	for _, child := range family {
-		problems = append(problems, child.kill(grace))
+		problems = append(problems, child.kill())
 	}
 	return errors.Join(problems...)
 }
 
-// kill ends one process with SIGKILL, after it had a moment to go by itself.
-func (p process) kill(grace time.Duration) error {
+// killWait is how long a process with a SIGKILL may take to be gone. On a busy
+// machine taking its memory down takes a while.
+const killWait = 30 * time.Second
+
+// kill ends one process with SIGKILL.
+func (p process) kill() error {
 	fd, err := p.open()
 	if errors.Is(err, os.ErrProcessDone) {
 		return nil
@@ -128,7 +132,7 @@ func (p process) kill(grace time.Duration) error {
 	if err := unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process %d: %w", p.Pid, err)
 	}
-	if !waitPidfd(fd, grace) {
+	if !waitPidfd(fd, killWait) {
 		return fmt.Errorf("kill process %d: it does not go away, probably it waits for a device", p.Pid)
 	}
 	return nil

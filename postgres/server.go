@@ -248,7 +248,7 @@ func (s *server) clear(patience time.Duration) {
 			waitPidfd(fd, time.Until(deadline))
 			unix.Close(fd)
 		}
-		p.kill(lingerLimit) // nothing more can be done if that does not help
+		p.kill() // nothing more can be done if that does not help
 	}
 }
 
