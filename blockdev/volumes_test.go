@@ -50,9 +50,9 @@ func TestFioVerify(t *testing.T) {
 	o.Format = true
 	r.attach(t, o)
 	defer r.detach(t, o.ID)
-	tool(t, "fio", "--name=v", "--directory="+o.Dir, "--rw=randrw", "--bsrange=512-128k", "--size=48m", "--ioengine=libaio",
+	tool(t, "fio", "--name=v", "--verify_state_save=0", "--directory="+o.Dir, "--rw=randrw", "--bsrange=512-128k", "--size=48m", "--ioengine=libaio",
 		"--iodepth=32", "--direct=0", "--verify=crc32c", "--verify_fatal=1", "--fsync=50", "--end_fsync=1")
-	tool(t, "fio", "--name=d", "--directory="+o.Dir, "--rw=randwrite", "--bs=4k", "--size=32m", "--ioengine=libaio",
+	tool(t, "fio", "--name=d", "--verify_state_save=0", "--directory="+o.Dir, "--rw=randwrite", "--bs=4k", "--size=32m", "--ioengine=libaio",
 		"--iodepth=64", "--direct=1", "--verify=crc32c", "--verify_fatal=1")
 }
 
