@@ -2,6 +2,7 @@ package cow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,6 +15,8 @@ type CheckOptions struct {
 	// Branch limits the check to one branch and what it needs of its
 	// ancestors. Default: every branch that has not been deleted.
 	Branch BranchID
+	// Project limits the check to the branches of one project. Default: all.
+	Project string
 	// Deep reads and verifies every frame. Default: only that each is there.
 	Deep bool
 	// Progress is called before each branch. Default: nobody is told.
@@ -128,11 +131,17 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 
 // allBranches returns the ids that names lead to.
 func (c *checker) allBranches(ctx context.Context) (ids []BranchID, err error) {
-	project, after := "", ""
+	project, after, prefix := "", "", namePrefix
+	if c.opts.Project != "" {
+		if _, err := c.s.Project(ctx, c.opts.Project); errors.Is(err, ErrNotFound) || errors.Is(err, ErrInvalidName) {
+			return nil, err
+		}
+		prefix += c.opts.Project + "/"
+	}
 	for {
-		infos, err := c.s.objects.List(ctx, namePrefix, after, 1000)
+		infos, err := c.s.objects.List(ctx, prefix, after, 1000)
 		if err != nil {
-			return nil, fmt.Errorf("list %s: %w", namePrefix, err)
+			return nil, fmt.Errorf("list %s: %w", prefix, err)
 		}
 		for _, i := range infos {
 			after = i.Key

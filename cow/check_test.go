@@ -319,6 +319,14 @@ func TestCheckErrors(t *testing.T) {
 	if err != nil || rep.Branches != 1 || len(told) != 1 || told[0].Branch.ID != b.ID() || told[0].Total != 1 {
 		t.Errorf("check of everything: %+v, %v, told %+v", rep, err, told)
 	}
+	w.makeProject("q", 16<<20)
+	rep, err = w.store.Check(ctx, CheckOptions{Project: "p"})
+	if err != nil || rep.Branches != 1 {
+		t.Errorf("check of one project of two: %+v, %v", rep, err)
+	}
+	if _, err := w.store.Check(ctx, CheckOptions{Project: "nope"}); !errors.Is(err, ErrNotFound) {
+		t.Errorf("check of a project that is not there: %v", err)
+	}
 	cancel()
 	if _, err := w.store.Check(ctx, CheckOptions{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("check without time: %v", err)

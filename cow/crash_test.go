@@ -319,6 +319,10 @@ func concurrentFlushes(t *testing.T, rng *rand.Rand, ops int, through bool) {
 	b := w.makeProject("p", 16<<20)
 	var mu sync.Mutex
 	var acked [writers]uint64
+	var pauses [writers]*rand.Rand
+	for i := range pauses {
+		pauses[i] = rand.New(rand.NewPCG(rng.Uint64(), 5))
+	}
 	disk.SetHook(func(o faultfs.Op) error {
 		if o.Kind != faultfs.Write && o.Kind != faultfs.Sync || !o.Durable && o.Kind == faultfs.Write {
 			return nil
@@ -345,12 +349,11 @@ func concurrentFlushes(t *testing.T, rng *rand.Rand, ops int, through bool) {
 	})
 	var wg sync.WaitGroup
 	for i := range writers {
-		pauses := rand.New(rand.NewPCG(rng.Uint64(), 5))
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
 			for n := range uint64(ops / writers) {
-				wait(time.Duration(pauses.IntN(1500)) * time.Microsecond)
+				wait(time.Duration(pauses[i].IntN(1500)) * time.Microsecond)
 				err := b.WriteAt(ctx, stamped(n+1, BlockSize), int64(i)*BlockSize)
 				if err == nil && !through {
 					err = b.Flush(ctx)
