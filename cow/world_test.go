@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"math/rand/v2"
+	"regexp"
 	"testing"
 	"time"
 
@@ -28,6 +29,9 @@ var (
 	seedsFlag  = flag.Int("seeds", 1, "how many seeds the random tests run, one after the other")
 )
 
+// soakName is what the soak adds to a test's name.
+var soakName = regexp.MustCompile(`^TestSoakModels/|#\d+`)
+
 // forSeeds runs f once for each seed, with a source of random numbers and a
 // number of operations (a quarter with -short), and says how to repeat it.
 func forSeeds(t *testing.T, ops int, f func(t *testing.T, rng *rand.Rand, ops int)) {
@@ -43,7 +47,8 @@ func forSeeds(t *testing.T, ops int, f func(t *testing.T, rng *rand.Rand, ops in
 		if *seedFlag == 0 {
 			seed = rand.Uint64()
 		}
-		t.Logf("repeat with: go test ./cow -run '^%s$' -seed %d -ops %d", t.Name(), seed, ops)
+		name := soakName.ReplaceAllString(t.Name(), "")
+		t.Logf("repeat with: go test ./cow -run '^%s$' -seed %d -ops %d", name, seed, ops)
 		f(t, rand.New(rand.NewPCG(seed, 1)), ops)
 		if t.Failed() {
 			return
