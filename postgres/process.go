@@ -244,6 +244,10 @@ func newSpawner() *spawner {
 func (s *spawner) run() {
 	defer close(s.done)
 	runtime.LockOSThread() // and never unlock: the thread ends with the goroutine
+	// What is started must wait when there are too many dirty pages, also if this
+	// process said that it must not. A kernel that does not know the call, and one
+	// that refuses it, has nothing to undo.
+	_ = unix.Prctl(unix.PR_SET_IO_FLUSHER, 0, 0, 0, 0)
 	for start := range s.requests {
 		start()
 	}

@@ -140,6 +140,7 @@ func (o *serve) run(cmd *cobra.Command, _ []string) error {
 		}
 		return err
 	}
+	beFlusher(log)
 	debug.SetMemoryLimit(o.memoryBytes)
 	// cobra's context ends at the first signal; everything here outlives it.
 	start, stopStart := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
