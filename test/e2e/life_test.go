@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
+	"golang.org/x/sys/unix"
 
 	"github.com/bough-db/bough/api"
 )
@@ -432,5 +433,47 @@ func TestStopAtOnce(t *testing.T) {
 	h.start()
 	if n := h.count("demo", "select count(*) from t"); n != 1 {
 		t.Errorf("%d rows, want 1", n)
+	}
+}
+
+// TestFlusher checks that no thread of the daemon can be made to wait for pages that
+// only the daemon can write, and that its Postgres servers can.
+func TestFlusher(t *testing.T) {
+	t.Parallel()
+	if _, err := unix.PrctlRetInt(unix.PR_GET_IO_FLUSHER, 0, 0, 0, 0); err != nil {
+		t.Skip("needs a kernel that knows I/O flushers, and CAP_SYS_RESOURCE: ", err)
+	}
+	h := newHost(t)
+	h.start("--create", "demo")
+	h.exec("demo", "select 1")
+	const memallocNoIO, localThrottle = 0x00080000, 0x00100000 // in include/linux/sched.h
+	flags := func(stat string) (n uint64) {
+		text, err := os.ReadFile(stat)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The name in parentheses may hold anything; flags is the seventh field after it.
+		fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+		if _, err := fmt.Sscan(fields[6], &n); err != nil {
+			t.Fatal(err)
+		}
+		return n & (memallocNoIO | localThrottle)
+	}
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", h.daemon().ready.PID))
+	if err != nil || len(tasks) < 3 {
+		t.Fatalf("tasks of the daemon: %v, %v", tasks, err)
+	}
+	flushers := 0
+	for _, task := range tasks {
+		if flags(task) == memallocNoIO|localThrottle {
+			flushers++
+		}
+	}
+	// One thread does nothing but start servers.
+	if flushers < len(tasks)-1 {
+		t.Errorf("%d of %d threads of the daemon are I/O flushers", flushers, len(tasks))
+	}
+	if f := flags(fmt.Sprintf("/proc/%d/stat", h.postmaster("demo"))); f != 0 {
+		t.Errorf("the server has the flags %#x of an I/O flusher", f)
 	}
 }
