@@ -167,10 +167,15 @@ func TestWriteCacheIsSetAtAttach(t *testing.T) {
 	a := r.attach(t, o)
 	r.detach(t, o.ID)
 	path := fmt.Sprintf("/sys/block/loop%d/queue/write_cache", a.Number)
-	if err := os.WriteFile(path, []byte("write through"), 0); err != nil {
-		t.Fatal(err)
+	set := func(mode string) {
+		whileOurs(t, a.Number, func() {
+			if err := os.WriteFile(path, []byte(mode), 0); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	defer func() { _ = os.WriteFile(path, []byte("write back"), 0) }()
+	set("write through")
+	defer set("write back")
 	o.Format = false
 	b := r.attach(t, o)
 	if got := sysfs(t, b.Number, "queue/write_cache"); got != "write back" {
