@@ -59,6 +59,7 @@ func run(a *app) int {
 	// The first signal ends what waits for the daemon; serve takes its own.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	defer context.AfterFunc(ctx, stop)() // and the next one ends the program, unless serve takes it
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return exitOK

@@ -134,17 +134,19 @@ func (o *serve) run(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	log := o.logger()
-	if err := checkHost(cmd.Context(), log, o.pgBin); err != nil {
-		if cmd.Context().Err() != nil {
-			return errors.New("stopped before it was ready")
-		}
-		return err
-	}
+	errHost := checkHost(cmd.Context(), log, o.pgBin)
 	beFlusher(log)
 	debug.SetMemoryLimit(o.memoryBytes)
 	// cobra's context ends at the first signal; everything here outlives it.
 	start, stopStart := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stopStart()
+	// A signal that came before that ended cobra's alone.
+	if cmd.Context().Err() != nil {
+		return errors.New("stopped before it was ready")
+	}
+	if errHost != nil {
+		return errHost
+	}
 
 	d, err := o.startDaemon(start, log)
 	if err != nil {
@@ -165,11 +167,11 @@ func (o *serve) run(cmd *cobra.Command, _ []string) error {
 		log.Error("stopping", "err", err)
 	}
 	notify(o.getenv("NOTIFY_SOCKET"), "STOPPING=1")
-	stopStart()
 
 	// The second signal ends this context, and the third the process.
 	hurry, stopHurry := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stopHurry()
+	stopStart()
 	ctx, cancel := context.WithTimeout(hurry, stopLimit)
 	defer cancel()
 	context.AfterFunc(ctx, stopHurry)
