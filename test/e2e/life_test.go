@@ -418,6 +418,8 @@ func TestStopAtOnce(t *testing.T) {
 		select {
 		case <-d.exited:
 		case <-time.After(stopLimit):
+			_ = d.cmd.Process.Signal(syscall.SIGQUIT) // says in the log what it does
+			<-d.exited
 			t.Fatalf("round %d: it does not end: %s", i, h.logTail())
 		}
 		// Before it takes signals at all, one ends it like any program.
