@@ -428,15 +428,21 @@ func (f *folding) apply(entries []wal.Entry, seg wal.SegmentNo) error {
 	return nil
 }
 
+// foldReads is how often a fold reads a page that does not check out, twice each
+// time, before it believes that the page is damaged.
+const foldReads = 5
+
 // load loads a page that a fold needs. The batch is durable already: a store that
-// does not answer must not cost the branch its life. So it is tried for a while.
+// does not answer, or answers wrongly for a moment, must not cost the branch its
+// life. So it is tried for a while.
 func (f *folding) load(want need) error {
 	s := f.b.store
 	ctx, cancel := f.b.patience()
 	defer cancel()
+	reads := 0
 	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
 		err := s.loadPage(ctx, want, &f.pages)
-		if err == nil || errors.Is(err, ErrCorrupt) {
+		if reads++; err == nil || errors.Is(err, ErrCorrupt) && reads >= foldReads {
 			return err
 		}
 		s.log.Warn("tree page not read yet: will try again", "branch", f.b.id, "err", err)
