@@ -120,12 +120,30 @@ func (e *startError) Error() string {
 	return "start Postgres: " + e.state + quoteLog(e.log)
 }
 
-// quoteLog renders the end of a log for an error message.
+// What an error message, which is one line, quotes of a log: its last lines, each
+// cut at so many bytes. The rest is in the log.
+const (
+	quoteLines   = 2
+	quoteLineMax = 110
+)
+
+// quoteLog renders the end of a log for an error message, without time and process.
 func quoteLog(lines []string) string {
-	if len(lines) == 0 {
+	var quoted []string
+	for _, line := range lines[max(0, len(lines)-quoteLines):] {
+		if _, said, ok := strings.Cut(line, "] "); ok {
+			line = said
+		}
+		line = strings.TrimSpace(line)
+		if len(line) > quoteLineMax {
+			line = strings.ToValidUTF8(line[:quoteLineMax], "") + "…"
+		}
+		quoted = append(quoted, line)
+	}
+	if len(quoted) == 0 {
 		return ""
 	}
-	return ":\n\t" + strings.Join(lines, "\n\t")
+	return ": " + strings.Join(quoted, "; ")
 }
 
 // loopback returns the branch's own address in 127.0.0.0/8, out of its id. The
