@@ -48,8 +48,8 @@ type Branch struct {
 
 	// foldMu makes a batch's changes to the tree one: whoever wants the tree
 	// and the head that belongs to it takes foldMu first, then treeMu. treeMu
-	// alone is enough to look addresses up.
-	foldMu sync.Mutex
+	// alone is enough to look addresses up, or at the head.
+	foldMu patientLock
 	treeMu sync.RWMutex
 	tree   tree
 	head   point // the last barrier
@@ -111,9 +111,9 @@ func (b *Branch) Err() error {
 
 // Status describes the branch.
 func (b *Branch) Status() BranchStatus {
-	b.foldMu.Lock()
+	b.treeMu.RLock()
 	head := b.head
-	b.foldMu.Unlock()
+	b.treeMu.RUnlock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st := BranchStatus{
@@ -145,6 +145,15 @@ func (b *Branch) Status() BranchStatus {
 	}
 	return st
 }
+
+// patientLock is a mutex that may be held for long, while a store does not answer.
+// It is a channel, so that the simulated time of tests goes on meanwhile.
+type patientLock chan struct{}
+
+func newPatientLock() patientLock { return make(patientLock, 1) }
+
+func (l patientLock) Lock()   { l <- struct{}{} }
+func (l patientLock) Unlock() { <-l }
 
 // checkRange tells whether [off, off+n) lies in the device.
 func (b *Branch) checkRange(off, n, size int64) error {

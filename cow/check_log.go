@@ -41,7 +41,9 @@ func (c *checker) segment(ctx context.Context, log BranchID, n wal.SegmentNo) *s
 	}
 	if ls := c.s.findLive(log, n); ls != nil && ls.journal.Ref() {
 		defer ls.journal.Unref()
-		return journalState(ls.journal.Batches()) // it grows: not to be remembered
+		g := journalState(ls.journal.Batches()) // it grows: not to be remembered
+		g.epoch = ls.journal.Header().Epoch
+		return g
 	}
 	g := c.readSegment(ctx, log, n)
 	if ctx.Err() == nil {
@@ -154,8 +156,11 @@ func (c *checker) log(ctx context.Context, at point) (end point) {
 	ckpts := c.numbers(ctx, checkpointPrefix(m.ID))
 	for n := wal.SegmentNo(1); n <= at.Segment && ctx.Err() == nil; n++ {
 		g := c.segment(ctx, m.ID, n)
-		if g.err != nil && errors.Is(g.err, objstore.ErrNotExist) && at.Segment == logEnd && !c.goesOn(ctx, n) {
+		if g.err != nil && errors.Is(g.err, objstore.ErrNotExist) && at.Segment == logEnd && !c.goesOn(ctx, n, epoch) {
 			break
+		}
+		if g.err == nil && g.epoch < epoch && at.Segment == logEnd {
+			break // an orphan: see Store.checkBeyond
 		}
 		key := segmentKey(m.ID, n)
 		end.Segment = n
@@ -167,7 +172,7 @@ func (c *checker) log(ctx context.Context, at point) (end point) {
 		if known && g.first != end.Seq+1 {
 			c.damage(key, fmt.Errorf("it begins with barrier %d, the log before it ends with %d: %w", g.first, end.Seq, ErrCorrupt), c.here())
 		}
-		if g.epoch > 0 && g.epoch < epoch || g.epoch > m.Epoch {
+		if g.epoch < epoch || g.epoch > m.Epoch {
 			c.damage(key, fmt.Errorf("epoch %d after %d in a branch of epoch %d: %w", g.epoch, epoch, m.Epoch, ErrCorrupt), c.here())
 		}
 		epoch = max(epoch, g.epoch)
@@ -189,14 +194,19 @@ func (c *checker) log(ctx context.Context, at point) (end point) {
 	return end
 }
 
-// goesOn tells whether the log has segments after number n, which is not there.
-func (c *checker) goesOn(ctx context.Context, n wal.SegmentNo) bool {
-	more := false
-	err := c.s.listNumbers(ctx, segmentPrefix(c.now.ID), segmentKey(c.now.ID, n), func(wal.SegmentNo) bool {
-		more = true
+// goesOn tells whether the log has segments after number n, which is not there,
+// other than orphans.
+func (c *checker) goesOn(ctx context.Context, n wal.SegmentNo, epoch uint64) bool {
+	var next wal.SegmentNo
+	err := c.s.listNumbers(ctx, segmentPrefix(c.now.ID), segmentKey(c.now.ID, n), func(n wal.SegmentNo) bool {
+		next = n
 		return false
 	})
-	return more && err == nil
+	if err != nil || next == 0 {
+		return false
+	}
+	g := c.segment(ctx, c.now.ID, next)
+	return g.err != nil || g.epoch >= epoch
 }
 
 func (c *checker) numbers(ctx context.Context, prefix string) (all []wal.SegmentNo) {

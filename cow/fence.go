@@ -23,7 +23,7 @@ func (s *Store) loadFenced(ctx context.Context, m *manifest) (*loaded, error) {
 			return nil, err
 		}
 		at := point{Log: m.ID, Segment: l.at.Segment + 1, Seq: l.at.Seq + 1}
-		if err = s.putFence(ctx, m, at); err == nil {
+		if err = s.putFence(ctx, m, at, l.epoch); err == nil {
 			l.at = at
 			return l, nil
 		}
@@ -42,8 +42,9 @@ func (s *Store) loadFenced(ctx context.Context, m *manifest) (*loaded, error) {
 	}
 }
 
-// putFence puts a segment with the one barrier at, which changes nothing.
-func (s *Store) putFence(ctx context.Context, m *manifest, at point) error {
+// putFence puts a segment with the one barrier at, which changes nothing, after a
+// segment of lastEpoch.
+func (s *Store) putFence(ctx context.Context, m *manifest, at point, lastEpoch uint64) error {
 	now := s.now()
 	head := segmentHead{
 		Log: m.ID, Number: at.Segment, Epoch: m.Epoch, Host: s.opts.Host, Created: now.UnixNano(),
@@ -61,5 +62,5 @@ func (s *Store) putFence(ctx context.Context, m *manifest, at point) error {
 	if err != nil {
 		return err
 	}
-	return s.putSegment(ctx, segmentKey(m.ID, at.Segment), head, data)
+	return s.putSegment(ctx, segmentKey(m.ID, at.Segment), head, data, lastEpoch)
 }

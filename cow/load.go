@@ -15,6 +15,7 @@ type loaded struct {
 	lineage []BranchID
 	at      point
 	ckpt    wal.SegmentNo // newest checkpoint of the log that is not after at; 0 if none
+	epoch   uint64        // of the last segment
 }
 
 // logEnd stands for the last segment that a log has.
@@ -28,7 +29,7 @@ const footersAhead = 8
 // the segments since, whatever the device's size.
 func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wal.Seq) (*loaded, error) {
 	l := &loaded{lineage: m.Lineage, at: point{Log: m.ID}}
-	last, segs, err := s.listLog(ctx, m.ID, seg, seg)
+	last, segs, beyond, err := s.listLog(ctx, m.ID, seg, seg)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +42,7 @@ func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wa
 	if rec != nil && seg != logEnd && rec.Seq > seq {
 		// A checkpoint shows the end of its segment: for a barrier inside of
 		// that segment the one before it is needed.
-		if last, segs, err = s.listLog(ctx, m.ID, seg-1, seg); err != nil {
+		if last, segs, beyond, err = s.listLog(ctx, m.ID, seg-1, seg); err != nil {
 			return nil, err
 		}
 		if rec = nil; last > 0 {
@@ -54,12 +55,17 @@ func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wa
 		l.tree = newTree(&s.gens, m.own())
 		l.tree.root.at = pageAddr{ckpt: rec.Root.Checkpoint, off: rec.Root.Offset, n: rec.Root.Bytes}
 		l.at.Segment, l.at.Seq = rec.Segment, rec.Seq
-		l.ckpt = last
+		l.ckpt, l.epoch = last, rec.Epoch
 	} else if err := s.loadFork(ctx, m, l); err != nil {
 		return nil, err
 	}
 	if err := s.replay(ctx, m, l, segs, seq); err != nil {
 		return nil, err
+	}
+	if seg == logEnd && beyond > 0 {
+		if err := s.checkBeyond(ctx, m.ID, l, beyond); err != nil {
+			return nil, err
+		}
 	}
 	if seg == logEnd && (l.at.Seq < m.Head.Seq || l.at.Segment < m.Head.Segment) {
 		return nil, fmt.Errorf("log of %s ends at barrier %d in segment %d, but the branch was detached at %d in %s: %w",
@@ -90,10 +96,28 @@ func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
 	return nil
 }
 
+// checkBeyond looks at the first segment after the gap that ends the log. One of an
+// earlier epoch is an orphan: its writer was fenced while it stored several at a
+// time. Any other says that the gap was a segment, or a journal, that is lost:
+// to go on from there would lose, silently, what was acknowledged.
+func (s *Store) checkBeyond(ctx context.Context, id BranchID, l *loaded, beyond wal.SegmentNo) error {
+	f, err := s.readFooter(ctx, id, beyond, false)
+	if err != nil {
+		return fmt.Errorf("after the end of the log, segment %d: %w", l.at.Segment, err)
+	}
+	if f.head.Epoch < l.epoch {
+		return nil
+	}
+	return fmt.Errorf("segment %s is neither in the store nor a journal here, but %s is: bring it back, or delete those after it to go on without: %w",
+		segmentKey(id, l.at.Segment+1), segmentKey(id, beyond), ErrCorrupt)
+}
+
 // listLog returns the log's newest checkpoint not after upTo, 0 if none, and
 // the numbers of the segments after it up to seg: those in the store and, of
-// this process, those that are still journals. They must be consecutive.
-func (s *Store) listLog(ctx context.Context, id BranchID, upTo, seg wal.SegmentNo) (last wal.SegmentNo, segs []wal.SegmentNo, err error) {
+// this process, those that are still journals. They must be consecutive. What is
+// in the store after the first gap is not among them, but beyond is the first such
+// number.
+func (s *Store) listLog(ctx context.Context, id BranchID, upTo, seg wal.SegmentNo) (last wal.SegmentNo, segs []wal.SegmentNo, beyond wal.SegmentNo, err error) {
 	prefix := checkpointPrefix(id)
 	err = s.listNumbers(ctx, prefix, "", func(n wal.SegmentNo) bool {
 		if n <= upTo {
@@ -102,7 +126,7 @@ func (s *Store) listLog(ctx context.Context, id BranchID, upTo, seg wal.SegmentN
 		return n < upTo
 	})
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, 0, err
 	}
 	next := last + 1
 	after := ""
@@ -113,11 +137,13 @@ func (s *Store) listLog(ctx context.Context, id BranchID, upTo, seg wal.SegmentN
 		if n == next && n <= seg {
 			segs = append(segs, n)
 			next++
+		} else if n > next && beyond == 0 {
+			beyond = n
 		}
-		return n < seg
+		return n < seg && beyond == 0
 	})
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, 0, err
 	}
 	// Only a definite "not there" ends a log: a listing may lag behind, and a
 	// journal may have become a segment meanwhile.
@@ -128,15 +154,18 @@ func (s *Store) listLog(ctx context.Context, id BranchID, upTo, seg wal.SegmentN
 				break
 			}
 			if err != nil {
-				return 0, nil, fmt.Errorf("look for the end of the log of %s: %w", id, err)
+				return 0, nil, 0, fmt.Errorf("look for the end of the log of %s: %w", id, err)
 			}
 		}
 		segs = append(segs, next)
 	}
 	if seg != logEnd && next <= seg {
-		return 0, nil, fmt.Errorf("segment %s is missing: %w", segmentKey(id, next), ErrCorrupt)
+		return 0, nil, 0, fmt.Errorf("segment %s is missing: %w", segmentKey(id, next), ErrCorrupt)
 	}
-	return last, segs, nil
+	if beyond < next {
+		beyond = 0 // what was missing has come meanwhile
+	}
+	return last, segs, beyond, nil
 }
 
 // listNumbers calls f with the numbers that follow prefix, in order, until it
@@ -170,10 +199,11 @@ func (s *Store) replay(ctx context.Context, m *manifest, l *loaded, segs []wal.S
 		part := segs[:min(footersAhead, len(segs))]
 		segs = segs[len(part):]
 		batches := make([][]wal.Batch, len(part))
+		epochs := make([]uint64, len(part))
 		g, gctx := errgroup.WithContext(ctx)
 		for i, n := range part {
 			g.Go(func() (err error) {
-				batches[i], err = s.segmentBatches(gctx, m.ID, n)
+				batches[i], epochs[i], err = s.segmentBatches(gctx, m.ID, n)
 				return err
 			})
 		}
@@ -181,6 +211,10 @@ func (s *Store) replay(ctx context.Context, m *manifest, l *loaded, segs []wal.S
 			return err
 		}
 		for i, n := range part {
+			if epochs[i] < l.epoch {
+				return nil // an orphan: a later writer had ended the log before it
+			}
+			l.epoch = epochs[i]
 			for j := range batches[i] {
 				bt := &batches[i][j]
 				if seq != 0 && bt.Seq > seq {
@@ -220,16 +254,16 @@ func (s *Store) applyBatch(ctx context.Context, m *manifest, l *loaded, n wal.Se
 	return nil
 }
 
-// segmentBatches returns what a segment of a log did, from its journal if it
-// still is one.
-func (s *Store) segmentBatches(ctx context.Context, log BranchID, n wal.SegmentNo) ([]wal.Batch, error) {
+// segmentBatches returns what a segment of a log did, and in which epoch, from its
+// journal if it still is one.
+func (s *Store) segmentBatches(ctx context.Context, log BranchID, n wal.SegmentNo) ([]wal.Batch, uint64, error) {
 	if ls := s.findLive(log, n); ls != nil && ls.journal.Ref() {
 		defer ls.journal.Unref()
-		return ls.journal.Batches(), nil
+		return ls.journal.Batches(), ls.journal.Header().Epoch, nil
 	}
 	f, err := s.readFooter(ctx, log, n, true)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return f.batches, nil
+	return f.batches, f.head.Epoch, nil
 }

@@ -132,6 +132,7 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID) (*Branch, error
 		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, tree: l.tree, head: l.at,
 	}
 	b.leadFree = sync.NewCond(&b.mu)
+	b.foldMu = newPatientLock()
 	b.ctx, b.cancel = context.WithCancel(s.ctx)
 	return b, nil
 }

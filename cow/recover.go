@@ -131,6 +131,8 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 	case err == nil && f.head.Nonce == r.Nonce():
 		r.Release() // the crash came between the put and the release
 		return nil
+	case err == nil && f.head.Epoch < h.Epoch:
+		// An orphan of a writer that was fenced; it is replaced.
 	case err == nil:
 		return fmt.Errorf("journal %s: segment %d of branch %s was written by %s in epoch %d, this journal is of epoch %d: %w",
 			r.Path(), h.Segment, log, f.head.Host, f.head.Epoch, h.Epoch, ErrFenced)

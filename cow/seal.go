@@ -252,7 +252,7 @@ func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64) er
 		return fmt.Errorf("pack segment %s: %w", key, err)
 	}
 	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
-		err := s.putSegment(ctx, key, head, data)
+		err := s.putSegment(ctx, key, head, data, head.Epoch)
 		if err == nil || errors.Is(err, ErrFenced) || errors.Is(err, ErrCorrupt) {
 			return err
 		}
@@ -270,8 +270,9 @@ const (
 )
 
 // putSegment puts a segment once. An answer that leaves open what happened is
-// settled by reading the object back.
-func (s *Store) putSegment(ctx context.Context, key string, head segmentHead, data []byte) error {
+// settled by reading the object back. A segment in its place of an epoch before
+// orphans is one that a fenced writer put after the end of the log: it is replaced.
+func (s *Store) putSegment(ctx context.Context, key string, head segmentHead, data []byte, orphans uint64) error {
 	_, err := s.objects.Put(ctx, key, data, objstore.Condition{IfAbsent: true})
 	if err == nil {
 		s.fillCache(head, data)
@@ -281,10 +282,33 @@ func (s *Store) putSegment(ctx context.Context, key string, head segmentHead, da
 	switch {
 	case rerr == nil && f.head.Nonce == head.Nonce:
 		return nil
+	case rerr == nil && f.head.Epoch < orphans:
+		return s.replaceOrphan(ctx, key, head, data, orphans)
 	case rerr == nil:
 		return fmt.Errorf("segment %s was written by %s in epoch %d: %w", key, f.head.Host, f.head.Epoch, ErrFenced)
 	case errors.Is(rerr, ErrCorrupt) && !errors.Is(rerr, objstore.ErrNotExist):
 		return rerr
 	}
 	return err
+}
+
+// replaceOrphan puts a segment in place of one of an epoch before orphans.
+func (s *Store) replaceOrphan(ctx context.Context, key string, head segmentHead, data []byte, orphans uint64) error {
+	_, info, err := s.objects.ReadAt(ctx, key, make([]byte, 1), -1)
+	if err != nil {
+		return err
+	}
+	// The tag first: what the footer says is then true of what is replaced.
+	f, err := s.readFooter(ctx, head.Log, head.Number, false)
+	if err != nil {
+		return err
+	}
+	if f.head.Epoch >= orphans {
+		return fmt.Errorf("segment %s was written by %s in epoch %d: %w", key, f.head.Host, f.head.Epoch, ErrFenced)
+	}
+	s.log.Warn("segment of a writer that was fenced is replaced", "key", key, "epoch", f.head.Epoch, "host", f.head.Host)
+	if _, err = s.objects.Put(ctx, key, data, objstore.Condition{IfMatch: info.Tag}); err == nil {
+		s.fillCache(head, data)
+	}
+	return err // whatever it is, the next try finds out what happened
 }

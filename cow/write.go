@@ -391,7 +391,9 @@ func (b *Branch) fold(bt *batch, ls *liveSegment, seq wal.Seq) error {
 			return err
 		}
 	}
+	b.treeMu.Lock()
 	b.head = point{Log: b.id, Segment: ls.number, Seq: seq}
+	b.treeMu.Unlock()
 	return nil
 }
 
