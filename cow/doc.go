@@ -119,8 +119,15 @@
 // [Store.Open] raises the epoch in the manifest and loads the tree: the newest
 // checkpoint, and on top of it the batches in the footers of the segments since
 // (never the data). Without a checkpoint it begins with the parent's tree at the
-// fork point. Only a definite "not there" ends a log. If the last writer did not
-// detach, be it that it died or that it lives on, a fence is put first.
+// fork point. If the last writer did not detach, be it that it died or that it
+// lives on, a fence is put first.
+//
+// Only a definite "not there" ends a log, and only if nothing but orphans follow:
+// segments of an epoch before that of the log's end, which a fenced writer stored
+// though one before them was refused. They are no part of the log, and are replaced
+// when their number comes. Any other segment after a gap says that one is lost: the
+// branch does not open, and the error names both. So it is when a log ends before
+// the point where its branch was detached.
 //
 // [OpenStore] sends the journals that an earlier life left behind to the store,
 // as the segments they were going to be: the same numbers, the same contents. A
