@@ -108,8 +108,7 @@ func contents(w *world) map[string][]byte {
 // expects a deep check to name it: one bit, a truncation, its absence, another
 // object in its place. I7.
 //
-// Seen to fail with: frames decoded without comparing the checksum; pages without
-// the checkpoint's key in their checksum.
+// Seen to fail with: frames decoded without comparing the checksum.
 func TestCheckNamesAllDamage(t *testing.T) {
 	whole := checkedStore(t)
 	rng := rand.New(rand.NewPCG(1, 1))

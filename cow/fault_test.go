@@ -337,7 +337,7 @@ func TestJournalFilesOfAWrongSize(t *testing.T) {
 // there when the store is well again. I1, I7.
 //
 // Seen to fail with: a put that was refused taken for lost without reading the
-// object back; pages decoded without their checksum.
+// object back; frames decoded without comparing the checksum.
 func TestStoreFaults(t *testing.T) {
 	rates := map[string]faultstore.Rates{
 		"error before": {Before: 0.2},
@@ -456,6 +456,9 @@ func oneBit(a, b []byte) bool {
 
 // TestReadHealsOrNamesTheObject: one bad answer of the store is healed by asking
 // again; two are an error that names the object, and the next read is right. I7.
+//
+// Seen to fail with: pages decoded without comparing the checksum, or without the
+// checkpoint's key in it.
 func TestReadHealsOrNamesTheObject(t *testing.T) {
 	of := map[string]struct {
 		key  func(BranchID, wal.SegmentNo) string

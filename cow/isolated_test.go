@@ -54,8 +54,8 @@ func (o *onceStore) Delete(ctx context.Context, key string) error {
 // or checkpoint is written twice or deleted, and what an address named once it
 // names for ever.
 //
-// Seen to fail with: segments put unconditionally; a slot number off by one after
-// the spill of a batch.
+// Seen to fail with: segments put unconditionally; addresses that drift within a
+// long run when they are folded into the tree.
 func TestI3Immutable(t *testing.T) {
 	forSeeds(t, 400, func(t *testing.T, rng *rand.Rand, ops int) {
 		synctest.Test(t, func(t *testing.T) {
@@ -140,8 +140,7 @@ func checkAddresses(t *testing.T, b *Branch, named map[addr]uint64) {
 // TestI5Isolated: a parent and its children overwrite the same blocks in turn, in
 // every state that a branch can be in. Nobody sees what others write.
 //
-// Seen to fail with: a fork that keeps the generation of its parent; a checkpoint
-// that tells nodes of the parent where the child saved them.
+// Seen to fail with: a fork that keeps the generation of its parent.
 func TestI5Isolated(t *testing.T) {
 	w := newWorld(t, Options{SealAfter: time.Hour, CheckpointSegments: 2, DirtyPages: 4})
 	ctx := context.Background()
@@ -201,6 +200,8 @@ func TestI5Isolated(t *testing.T) {
 
 // TestI7JournalIsVerified changes a journal file under a branch that is open: the
 // read of that block fails, and names the file. Nothing goes to the store.
+//
+// Seen to fail with: journal blocks read without comparing their checksum.
 func TestI7JournalIsVerified(t *testing.T) {
 	mem := memfs.New(memfs.Options{})
 	w := &world{t: t, disk: mem, opts: Options{SealAfter: time.Hour}}

@@ -43,9 +43,13 @@ type modelBranch struct {
 	synced []byte // as of the last barrier somebody asked for
 }
 
-// TestModel drives branches with random operations of all kinds, with restarts,
-// crashes and closes that leave journals behind, and checks the whole store
-// again and again. I3, I5.
+// TestModel drives branches with random operations of all kinds, with restarts and
+// closes that leave journals behind, and checks the whole store again and again.
+// I3, I5.
+//
+// Seen to fail with: a journal released before its segment is stored; a checkpoint
+// that tells nodes of the parent where the child saved them; a slot number off by
+// one after the spill of a batch; a child that does not pick up what its parent left.
 func TestModel(t *testing.T) {
 	for _, through := range []bool{false, true} {
 		t.Run(fmt.Sprintf("through=%v", through), func(t *testing.T) {
