@@ -177,14 +177,16 @@ func oneLife(t *testing.T, mem *memfs.FS, model *crashModel, rng *rand.Rand) *me
 		disk.CrashAt(disk.Mutations() + rng.IntN(150))
 	}
 	s := &script{world: w, crashModel: model, rng: rng, devs: map[string]*Branch{}}
-	// Whoever waits for a disk that is gone waits until ctx ends.
+	// Whoever waits for a disk that is gone waits until ctx ends, or, with a batch
+	// that is durable already, until the store closes.
 	alive, die := context.WithCancel(ctx)
-	done := make(chan struct{})
+	done, store := make(chan struct{}), w.store
 	go func() {
 		for !disk.Crashed() {
 			wait(time.Second)
 		}
 		die()
+		_ = store.Close(dead)
 		close(done)
 	}()
 	err = s.run(alive, rng.IntN(40))
