@@ -33,6 +33,18 @@ func (w *sleeper) Wake(ctx context.Context, _, _ string) (string, error) {
 	}
 }
 
+// joined waits until n clients have joined the wake of demo/dev that is under
+// way. A client that counts as waiting may still be on its way there.
+func joined(t *testing.T, s *Server, n int) {
+	t.Helper()
+	eventually(t, "all join the wake", func() bool {
+		s.wakes.mu.Lock()
+		defer s.wakes.mu.Unlock()
+		f := s.wakes.flights[route{project: "demo", branch: "dev"}]
+		return f != nil && f.joined == n
+	})
+}
+
 func TestManyClientsOneWake(t *testing.T) {
 	const clients = 200
 	f := newFakePostgres(t)
@@ -44,7 +56,7 @@ func TestManyClientsOneWake(t *testing.T) {
 		c.send(startupOf(version30, "user", "app", "database", "app@demo/dev"))
 		all = append(all, c)
 	}
-	eventually(t, "all wait", func() bool { return s.Stats().Waiting == clients })
+	joined(t, s, clients)
 	close(w.start)
 	var wg sync.WaitGroup
 	for range clients {
@@ -68,7 +80,7 @@ func TestWaitingClientLeaves(t *testing.T) {
 	leaver, stayer := dialPeer(t, addr), dialPeer(t, addr)
 	leaver.send(packet)
 	stayer.send(packet)
-	eventually(t, "both wait", func() bool { return s.Stats().Waiting == 2 })
+	joined(t, s, 2)
 	leaver.Close()
 	eventually(t, "one waits", func() bool { return s.Stats().Waiting == 1 })
 	close(w.start)
@@ -94,7 +106,7 @@ func TestWakeOutlivesItsClients(t *testing.T) {
 	eventually(t, "nobody waits", func() bool { return s.Stats().Waiting == 0 })
 	second := dialPeer(t, addr)
 	second.send(packet)
-	eventually(t, "one waits", func() bool { return s.Stats().Waiting == 1 })
+	joined(t, s, 2)
 	close(w.start)
 	f.accept(t)
 	if got := w.calls.Load(); got != 1 {

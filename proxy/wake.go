@@ -31,9 +31,10 @@ type wakes struct {
 
 // flight is one call of Wake; its results may be read once done is closed.
 type flight struct {
-	done chan struct{}
-	addr string
-	err  error
+	done   chan struct{}
+	addr   string
+	err    error
+	joined int // how many have waited for it, under wakes.mu
 }
 
 // wait returns the result of a Wake of r that is under way, or of a new one.
@@ -50,6 +51,7 @@ func (w *wakes) wait(ctx context.Context, owner owner, r route) (addr string, er
 		w.flights[r] = f
 		owner.tasks.Go(func() { w.fly(owner.connecting, r, f) })
 	}
+	f.joined++
 	w.mu.Unlock()
 
 	select {
