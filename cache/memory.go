@@ -186,6 +186,23 @@ func (m *Memory) Delete(key Key) {
 	}
 }
 
+// DeleteLog forgets every frame of a log. It looks at all frames that there are.
+func (m *Memory) DeleteLog(log string) {
+	if m == nil {
+		return
+	}
+	for i := range m.shards {
+		s := &m.shards[i]
+		s.mu.Lock()
+		for _, e := range s.entries {
+			if e.key.Log == log {
+				s.remove(e)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
 func (s *memoryShard) bytes() int64 { return s.queue[small].bytes + s.queue[main].bytes }
 
 func (s *memoryShard) remove(e *memoryEntry) {

@@ -56,6 +56,7 @@ type batch struct {
 
 	finished bool
 	err      error         // of the finished batch
+	segment  wal.SegmentNo // that the finished batch is in
 	waiters  int           // who waits for the batch to finish
 	done     chan struct{} // closed when it has
 	turn     chan struct{} // tells one waiter that it may commit the batch

@@ -18,6 +18,7 @@ type Branch struct {
 	lineage []BranchID
 	epoch   uint64
 	unplace func() // gives back the reserved journal file
+	taken   *TakenOver
 
 	ctx    context.Context // ends when the branch is closed in a hurry
 	cancel context.CancelFunc
@@ -36,6 +37,10 @@ type Branch struct {
 	closing    bool
 	queue      []*liveSegment // sealed, not yet counted as stored, in order
 	stored     wal.SegmentNo  // all segments up to this one are in the store
+	tail       wal.SegmentNo  // the segment of the last batch committed
+	durability Durability
+	progress   chan struct{} // closed when stored, durability or failed changes
+	trouble    storeTrouble
 	partial    map[uint64]partialBlock
 	counters   counters
 
@@ -53,6 +58,8 @@ type Branch struct {
 	treeMu sync.RWMutex
 	tree   tree
 	head   point // the last barrier
+
+	durabilityMu patientLock // one change of durability at a time
 
 	streams    streams
 	ckptMu     sync.Mutex // one checkpoint is written at a time
@@ -85,8 +92,15 @@ type BranchStatus struct {
 	ReadBytes  uint64    `json:"read_bytes"`
 	WriteBytes uint64    `json:"write_bytes"`
 	Mode       string    `json:"write_mode"`
-	Waiting    string    `json:"waiting,omitempty"` // what writes wait for
-	Error      string    `json:"error,omitempty"`   // the sticky failure
+
+	Durability Durability `json:"durability"`
+	// StoreError is what the store last answered to a segment that it has not
+	// taken yet, and StoreErrorSince when that began.
+	StoreError      string     `json:"store_error,omitempty"`
+	StoreErrorSince time.Time  `json:"store_error_since,omitzero"`
+	TakenOver       *TakenOver `json:"taken_over,omitempty"`
+	Waiting         string     `json:"waiting,omitempty"` // what writes wait for
+	Error           string     `json:"error,omitempty"`   // the sticky failure
 }
 
 // ID returns the branch's id.
@@ -129,21 +143,16 @@ func (b *Branch) Status() BranchStatus {
 	if b.failed != nil {
 		st.Error = b.failed.Error()
 	}
-	for _, ls := range b.queue {
-		st.Pending++
-		st.Exposure += ls.bytes.Load()
-	}
-	if b.journal != nil {
-		st.Pending++
-		st.Exposure += b.journal.bytes.Load()
-	}
-	switch {
-	case len(b.queue) > 0:
-		st.Oldest = b.queue[0].since
-	case b.journal != nil:
-		st.Oldest = b.journal.since
-	}
+	st.Durability, st.TakenOver = b.durability, b.taken
+	st.StoreError, st.StoreErrorSince = b.trouble.text, b.trouble.since
+	st.Pending, st.Exposure, st.Oldest = b.exposure()
 	return st
+}
+
+// storeTrouble is what keeps segments from being stored.
+type storeTrouble struct {
+	text  string
+	since time.Time
 }
 
 // patientLock is a mutex that may be held for long, while a store does not answer.
@@ -167,6 +176,7 @@ func (b *Branch) checkRange(off, n, size int64) error {
 func (b *Branch) fail(err error) error {
 	if b.failed == nil {
 		b.failed = err
+		b.progressed()
 		b.store.log.Error("branch has failed: no write is acknowledged any more",
 			"branch", b.id, "err", err)
 	}

@@ -41,18 +41,20 @@ type ProjectOptions struct {
 
 // BranchInfo describes a branch.
 type BranchInfo struct {
-	ID       BranchID        `json:"id"`
-	Project  string          `json:"project"`
-	Name     string          `json:"name"`
-	ParentID BranchID        `json:"parent_id,omitempty"`
-	ForkSeq  uint64          `json:"fork_seq"`
-	Seq      uint64          `json:"seq"` // the last barrier, as of the last detach
-	Created  time.Time       `json:"created"`
-	Size     int64           `json:"size"`     // of the device, bytes
-	Attached bool            `json:"attached"` // a host has it open
-	Host     string          `json:"host,omitempty"`
-	Epoch    uint64          `json:"epoch"`
-	Settings json.RawMessage `json:"settings,omitempty"`
+	ID       BranchID  `json:"id"`
+	Project  string    `json:"project"`
+	Name     string    `json:"name"`
+	ParentID BranchID  `json:"parent_id,omitempty"`
+	ForkSeq  uint64    `json:"fork_seq"`
+	Seq      uint64    `json:"seq"` // the last barrier, as of the last detach
+	Created  time.Time `json:"created"`
+	Size     int64     `json:"size"`     // of the device, bytes
+	Attached bool      `json:"attached"` // a host has it open
+	Host     string    `json:"host,omitempty"`
+	Epoch    uint64    `json:"epoch"`
+	// Durability is what flushes of the branch wait for.
+	Durability Durability      `json:"durability,omitempty"`
+	Settings   json.RawMessage `json:"settings,omitempty"`
 
 	// Err is set in lists only, for a branch whose records could not be read:
 	// then only Project, Name and perhaps ID are known.
@@ -61,8 +63,10 @@ type BranchInfo struct {
 
 // BranchOptions say how to make a branch.
 type BranchOptions struct {
-	From     BranchID        // the parent; its last barrier is the fork point
-	Settings json.RawMessage // kept with the branch, not read here
+	// Durability of the new branch. Default: that of the parent.
+	Durability Durability
+	From       BranchID        // the parent; its last barrier is the fork point
+	Settings   json.RawMessage // kept with the branch, not read here
 }
 
 const (
@@ -83,7 +87,7 @@ func (m *manifest) info() BranchInfo {
 		ID: m.ID, Project: m.Project, Name: m.Name, ParentID: m.Parent, ForkSeq: uint64(m.Fork.Seq),
 		Seq:     uint64(max(m.Fork.Seq, m.Head.Seq)),
 		Created: m.Created, Size: m.Size, Attached: m.Epoch > 0 && !m.Clean, Host: m.Host,
-		Epoch: m.Epoch, Settings: m.Settings,
+		Epoch: m.Epoch, Durability: m.durability(), Settings: m.Settings,
 	}
 }
 

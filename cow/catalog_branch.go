@@ -25,6 +25,11 @@ func (s *Store) CreateBranch(ctx context.Context, project, name string, o Branch
 	if err != nil {
 		return BranchInfo{}, err
 	}
+	if o.Durability != "" {
+		if err := o.Durability.Check(); err != nil {
+			return fail(err)
+		}
+	}
 	if err := s.checkFree(ctx, project, name); err != nil {
 		return fail(err)
 	}
@@ -37,6 +42,9 @@ func (s *Store) CreateBranch(ctx context.Context, project, name string, o Branch
 		return fail(err)
 	}
 	m.Settings = o.Settings
+	if o.Durability != "" {
+		m.Durability = o.Durability
+	}
 	if _, err := s.putManifest(ctx, m, objstore.Condition{IfAbsent: true}); err != nil {
 		return fail(err)
 	}
@@ -103,7 +111,7 @@ func (s *Store) newManifest(ctx context.Context, project, name string, from Bran
 	if err != nil {
 		return nil, nil, err
 	}
-	m.Parent = from
+	m.Parent, m.Durability = from, pm.Durability
 	m.Fork, m.Lineage = at, append(slices.Clone(pm.Lineage), id)
 	if at.Segment == 0 {
 		// The parent has no log of its own yet: begin where it began, so that
@@ -130,6 +138,12 @@ func (s *Store) forkPoint(ctx context.Context, m *manifest) (point, *tree, error
 		}
 		if o.branch != nil {
 			tr, at := o.branch.fork(m.own())
+			if s.opts.Shared {
+				// Other hosts have to find what the child begins with.
+				if err := o.branch.publish(ctx, at.Segment); err != nil {
+					return point{}, nil, fmt.Errorf("store the last barrier of the parent: %w", err)
+				}
+			}
 			return at, &tr, nil
 		}
 	}
@@ -331,8 +345,8 @@ func (s *Store) deleteBranch(ctx context.Context, project, name string, id Branc
 		if m.Project != project || m.Name != name {
 			return ErrNotFound // a name that a rename left behind
 		}
-		if m.Epoch > 0 && !m.Clean && m.Host != s.opts.Host {
-			return fmt.Errorf("it is attached by host %s: %w", m.Host, ErrInUse)
+		if s.attachedElsewhere(m) {
+			return &AttachedError{ID: id, Project: project, Name: name, Host: m.Host, Durability: m.durability()}
 		}
 		if m.Deleted.IsZero() {
 			m.Deleted = s.now().UTC()

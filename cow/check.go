@@ -84,6 +84,8 @@ type checker struct {
 	opts CheckOptions
 	rep  *CheckReport
 	now  *manifest // the branch being checked
+	// foreign says that another host has it: its log grows while it is checked.
+	foreign bool
 
 	found     map[[2]string]int // damage by object and detail: place in rep.Damage
 	segments  *lru.Cache[indexKey, *segmentState]
@@ -199,7 +201,7 @@ func (c *checker) branch(ctx context.Context, id BranchID, done, total int) erro
 		c.damage(manifestKey(id), err, nil)
 		return ctx.Err()
 	}
-	c.now = m
+	c.now, c.foreign = m, c.s.attachedElsewhere(m)
 	c.manifests.Add(id, m)
 	if c.opts.Progress != nil {
 		c.opts.Progress(CheckProgress{Branch: m.info(), Done: done, Total: total})

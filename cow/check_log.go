@@ -156,7 +156,7 @@ func (c *checker) log(ctx context.Context, at point) (end point) {
 	ckpts := c.numbers(ctx, checkpointPrefix(m.ID))
 	for n := wal.SegmentNo(1); n <= at.Segment && ctx.Err() == nil; n++ {
 		g := c.segment(ctx, m.ID, n)
-		if g.err != nil && errors.Is(g.err, objstore.ErrNotExist) && at.Segment == logEnd && !c.goesOn(ctx, n, epoch) {
+		if g.err != nil && errors.Is(g.err, objstore.ErrNotExist) && at.Segment == logEnd && (c.foreign || !c.goesOn(ctx, n, epoch)) {
 			break
 		}
 		if g.err == nil && g.epoch < epoch && at.Segment == logEnd {
@@ -172,7 +172,7 @@ func (c *checker) log(ctx context.Context, at point) (end point) {
 		if known && g.first != end.Seq+1 {
 			c.damage(key, fmt.Errorf("it begins with barrier %d, the log before it ends with %d: %w", g.first, end.Seq, ErrCorrupt), c.here())
 		}
-		if g.epoch < epoch || g.epoch > m.Epoch {
+		if g.epoch < epoch || g.epoch > m.Epoch && !c.foreign {
 			c.damage(key, fmt.Errorf("epoch %d after %d in a branch of epoch %d: %w", g.epoch, epoch, m.Epoch, ErrCorrupt), c.here())
 		}
 		epoch = max(epoch, g.epoch)
@@ -182,7 +182,7 @@ func (c *checker) log(ctx context.Context, at point) (end point) {
 		}
 	}
 	for _, n := range ckpts {
-		if n > end.Segment && at.Segment != logEnd {
+		if n > end.Segment && (at.Segment != logEnd || c.foreign) {
 			continue // it came after the check had begun
 		}
 		c.checkpoint(ctx, n, end, lastOf)

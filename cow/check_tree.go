@@ -12,7 +12,7 @@ func (c *checker) head(ctx context.Context, live *tree, at, end point) {
 	if live == nil {
 		at.Seq = 0
 	}
-	l, err := c.s.load(ctx, m, at.Segment, at.Seq)
+	l, err := c.s.load(ctx, m, at.Segment, at.Seq, gapsHappen)
 	if ctx.Err() != nil {
 		return
 	}

@@ -12,34 +12,55 @@ import (
 // still, and ends that writer's log: it puts a segment of one barrier that
 // changes nothing under the number which that writer uses next. Its put then
 // meets a segment that is not its own, and it fails. m is the branch's manifest
-// with the epoch of this writer.
+// with the epoch of this writer, last the one before.
 //
 // Without it both go on from the same segment, and the one that stores first
 // wins: that may be the old writer, behind the back of the new one.
-func (s *Store) loadFenced(ctx context.Context, m *manifest) (*loaded, error) {
+func (s *Store) loadFenced(ctx context.Context, m, last *manifest) (*loaded, *TakenOver, error) {
+	gaps := gapsAreLoss
+	if last.Host != s.opts.Host {
+		gaps = gapsHappen
+	}
 	for {
-		l, err := s.load(ctx, m, logEnd, 0)
+		l, err := s.load(ctx, m, logEnd, 0, gaps)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		at := point{Log: m.ID, Segment: l.at.Segment + 1, Seq: l.at.Seq + 1}
 		if err = s.putFence(ctx, m, at, l.epoch); err == nil {
+			taken, err := s.takenOver(ctx, m, last, l)
 			l.at = at
-			return l, nil
+			return l, taken, err
 		}
 		if !errors.Is(err, ErrFenced) {
-			return nil, fmt.Errorf("end the log of the last writer: %w", err)
+			return nil, nil, fmt.Errorf("end the log of the last writer: %w", err)
 		}
 		// Somebody was quicker. The old writer's segment counts, and the next
 		// number is to be closed. A newer writer's fence is the end of this one.
 		now, _, rerr := s.readManifest(ctx, m.ID)
 		if rerr != nil {
-			return nil, rerr
+			return nil, nil, rerr
 		}
 		if now.Epoch != m.Epoch {
-			return nil, err
+			return nil, nil, err
 		}
 	}
+}
+
+// takenOver describes the end of another host's log, before the fence. It is nil
+// if the last writer was this host.
+func (s *Store) takenOver(ctx context.Context, m, last *manifest, l *loaded) (*TakenOver, error) {
+	if last.Host == s.opts.Host {
+		return nil, nil
+	}
+	when, err := s.endTime(ctx, m, l)
+	if err != nil {
+		return nil, err
+	}
+	t := &TakenOver{Host: last.Host, Seq: l.at.Seq, Time: when, Complete: last.durability() == DurabilityRemote}
+	s.log.Warn("branch taken over from a host that did not detach it", "branch", m.ID, "name", m.Project+"/"+m.Name,
+		"host", last.Host, "barrier", t.Seq, "time", t.Time.UTC(), "complete", t.Complete)
+	return t, nil
 }
 
 // putFence puts a segment with the one barrier at, which changes nothing, after a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/bough-db/bough/wal"
 	"golang.org/x/sync/errgroup"
@@ -16,7 +17,20 @@ type loaded struct {
 	at      point
 	ckpt    wal.SegmentNo // newest checkpoint of the log that is not after at; 0 if none
 	epoch   uint64        // of the last segment
+	time    time.Time     // of the barrier at; zero if a checkpoint shows it
 }
+
+// gapRule says what a segment after the end of a log means.
+type gapRule int
+
+const (
+	// gapsAreLoss: this host wrote the log and has recovered its journals, so what
+	// is missing in the middle has been lost.
+	gapsAreLoss gapRule = iota
+	// gapsHappen: another host writes the log, or wrote it when it died, and stores
+	// several segments at a time. Those after a gap are not part of the log yet.
+	gapsHappen
+)
 
 // logEnd stands for the last segment that a log has.
 const logEnd = wal.SegmentNo(segmentMax)
@@ -25,9 +39,9 @@ const logEnd = wal.SegmentNo(segmentMax)
 const footersAhead = 8
 
 // load returns the tree of a branch as it was at barrier seq in segment seg; at
-// the end of its log for logEnd. Its cost is one checkpoint and the footers of
+// the end of its log for logEnd, where gaps says how to find it. Its cost is one checkpoint and the footers of
 // the segments since, whatever the device's size.
-func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wal.Seq) (*loaded, error) {
+func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wal.Seq, gaps gapRule) (*loaded, error) {
 	l := &loaded{lineage: m.Lineage, at: point{Log: m.ID}}
 	last, segs, beyond, err := s.listLog(ctx, m.ID, seg, seg)
 	if err != nil {
@@ -62,7 +76,7 @@ func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wa
 	if err := s.replay(ctx, m, l, segs, seq); err != nil {
 		return nil, err
 	}
-	if seg == logEnd && beyond > 0 {
+	if seg == logEnd && beyond > 0 && gaps == gapsAreLoss {
 		if err := s.checkBeyond(ctx, m.ID, l, beyond); err != nil {
 			return nil, err
 		}
@@ -87,7 +101,7 @@ func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
 	if err != nil {
 		return fmt.Errorf("fork point of %s: %w", m.ID, err)
 	}
-	p, err := s.load(ctx, pm, m.Fork.Segment, m.Fork.Seq)
+	p, err := s.load(ctx, pm, m.Fork.Segment, m.Fork.Seq, gapsAreLoss)
 	if err != nil {
 		return fmt.Errorf("fork point of %s: %w", m.ID, err)
 	}
@@ -227,7 +241,7 @@ func (s *Store) replay(ctx context.Context, m *manifest, l *loaded, segs []wal.S
 				if err := s.applyBatch(ctx, m, l, n, bt, &pages); err != nil {
 					return err
 				}
-				l.at.Seq, l.at.Segment = bt.Seq, n
+				l.at.Seq, l.at.Segment, l.time = bt.Seq, n, bt.Time
 			}
 		}
 	}

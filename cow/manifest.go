@@ -50,6 +50,10 @@ type manifest struct {
 	Clean bool   `json:"clean"`
 	Head  point  `json:"head"`
 
+	// Durability is what flushes wait for; empty means local. When it is remote,
+	// the store has every flush that returned.
+	Durability Durability `json:"durability,omitempty"`
+
 	// Settings are not ours: the layers above keep theirs here.
 	Settings json.RawMessage `json:"settings,omitempty"`
 }
@@ -65,6 +69,9 @@ func (m *manifest) check(id BranchID) error {
 	}
 	if m.Size <= 0 || m.Size%BlockSize != 0 || m.Size/BlockSize > MaxBlocks {
 		return fmt.Errorf("manifest of %s: size %d: %w", id, m.Size, ErrCorrupt)
+	}
+	if err := m.durability().Check(); err != nil {
+		return fmt.Errorf("manifest of %s: %w: %w", id, err, ErrNewerFormat)
 	}
 	for _, l := range m.Lineage {
 		if err := checkBranchID(l); err != nil {

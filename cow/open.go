@@ -13,8 +13,13 @@ func isNotExist(err error) bool { return errors.Is(err, objstore.ErrNotExist) }
 
 // Open attaches the branch to this process, its only writer from then on, and
 // returns it; the same one to everybody while it is open. Each success wants a
-// Close.
+// Close. A branch that another host has attached is refused with an AttachedError.
 func (s *Store) Open(ctx context.Context, id BranchID) (*Branch, error) {
+	return s.OpenWith(ctx, id, OpenOptions{})
+}
+
+// OpenWith is Open with options.
+func (s *Store) OpenWith(ctx context.Context, id BranchID, opts OpenOptions) (*Branch, error) {
 	for {
 		s.mu.Lock()
 		if s.closed {
@@ -26,7 +31,7 @@ func (s *Store) Open(ctx context.Context, id BranchID) (*Branch, error) {
 			o = &opening{ready: make(chan struct{}), gone: make(chan struct{})}
 			s.open[id] = o
 			s.mu.Unlock()
-			return s.openFirst(ctx, id, o)
+			return s.openFirst(ctx, id, o, opts)
 		}
 		if o.branch != nil && o.branch.refs > 0 {
 			o.branch.refs++
@@ -56,8 +61,8 @@ func (s *Store) Open(ctx context.Context, id BranchID) (*Branch, error) {
 	}
 }
 
-func (s *Store) openFirst(ctx context.Context, id BranchID, o *opening) (*Branch, error) {
-	b, err := s.attach(ctx, id)
+func (s *Store) openFirst(ctx context.Context, id BranchID, o *opening, opts OpenOptions) (*Branch, error) {
+	b, err := s.attach(ctx, id, opts)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
@@ -74,7 +79,7 @@ func (s *Store) openFirst(ctx context.Context, id BranchID, o *opening) (*Branch
 }
 
 // attach raises the branch's epoch and loads its tree.
-func (s *Store) attach(ctx context.Context, id BranchID) (*Branch, error) {
+func (s *Store) attach(ctx context.Context, id BranchID, opts OpenOptions) (*Branch, error) {
 	m, _, err := s.readManifest(ctx, id)
 	if err != nil {
 		return nil, err
@@ -86,7 +91,7 @@ func (s *Store) attach(ctx context.Context, id BranchID) (*Branch, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.attachReserved(ctx, id)
+	b, err := s.attachReserved(ctx, id, opts)
 	if err != nil {
 		unplace()
 		return nil, err
@@ -95,32 +100,41 @@ func (s *Store) attach(ctx context.Context, id BranchID) (*Branch, error) {
 	return b, nil
 }
 
-func (s *Store) attachReserved(ctx context.Context, id BranchID) (*Branch, error) {
-	abrupt := false // the last writer did not detach
+func (s *Store) attachReserved(ctx context.Context, id BranchID, opts OpenOptions) (*Branch, error) {
+	var last manifest // as the last writer left it
+	var attached *manifest
 	m, err := s.updateManifest(ctx, id, func(m *manifest) error {
 		switch {
 		case !m.Deleted.IsZero():
 			return fmt.Errorf("branch %s/%s was deleted: %w", m.Project, m.Name, ErrNotFound)
-		case m.Epoch > 0 && !m.Clean && m.Host != s.opts.Host:
-			return fmt.Errorf("branch %s/%s is attached by host %s: %w", m.Project, m.Name, m.Host, ErrInUse)
+		case s.attachedElsewhere(m) && !opts.mayTake(m):
+			attached = m
+			return ErrInUse
 		}
-		abrupt = m.Epoch > 0 && !m.Clean
+		last = *m
 		m.Epoch++
 		m.Host, m.Clean = s.opts.Host, false
 		return nil
 	})
+	if attached != nil {
+		return nil, s.attachedError(ctx, attached)
+	}
 	if err != nil {
 		return nil, err
 	}
+	if last.Host != s.opts.Host {
+		s.forgetLog(id)
+	}
 	l := &loaded{at: point{Log: id, Seq: m.Fork.Seq}}
+	var taken *TakenOver
 	tr, ok := s.forked.Get(id)
 	switch {
 	case ok && m.Epoch == 1:
 		l.tree = tr
-	case abrupt:
-		l, err = s.loadFenced(ctx, m)
+	case last.Epoch > 0 && !last.Clean:
+		l, taken, err = s.loadFenced(ctx, m, &last)
 	default:
-		l, err = s.load(ctx, m, logEnd, 0)
+		l, err = s.load(ctx, m, logEnd, 0, gapsAreLoss)
 	}
 	if err != nil {
 		return nil, err
@@ -130,6 +144,8 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID) (*Branch, error
 		store: s, id: id, log: m.own(), lineage: m.Lineage, epoch: m.Epoch, size: m.Size,
 		open: newBatch(), nextSeq: l.at.Seq + 1, partial: map[uint64]partialBlock{},
 		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, tree: l.tree, head: l.at,
+		tail: l.at.Segment, durability: m.durability(), progress: make(chan struct{}), taken: taken,
+		durabilityMu: newPatientLock(),
 	}
 	b.leadFree = sync.NewCond(&b.mu)
 	b.foldMu = newPatientLock()
@@ -253,6 +269,7 @@ func (b *Branch) abandon() {
 	if b.failed == nil {
 		b.failed = ErrClosed
 	}
+	b.progressed()
 }
 
 // markClean says in the manifest that the branch is detached and where its log
@@ -280,7 +297,11 @@ func (s *Store) headOf(ctx context.Context, m *manifest) (point, error) {
 	if err := s.pickUpAll(ctx, m); err != nil {
 		return point{}, err
 	}
-	l, err := s.load(ctx, m, logEnd, 0)
+	gaps := gapsAreLoss
+	if s.attachedElsewhere(m) {
+		gaps = gapsHappen
+	}
+	l, err := s.load(ctx, m, logEnd, 0, gaps)
 	if err != nil {
 		return point{}, err
 	}

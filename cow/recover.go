@@ -3,8 +3,10 @@ package cow
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/bough-db/bough/wal"
 )
@@ -22,6 +24,7 @@ func (s *Store) recover(ctx context.Context) error {
 		return cmp.Or(cmp.Compare(ha.Log, hb.Log), cmp.Compare(ha.Segment, hb.Segment))
 	})
 	failed := map[BranchID]error{}
+	fenced := map[BranchID]uint64{} // the epoch whose writer lost the branch
 	for _, r := range found {
 		h := r.Header()
 		log := BranchID(h.Log)
@@ -29,8 +32,15 @@ func (s *Store) recover(ctx context.Context) error {
 			failed[log] = nil
 		}
 		// What comes after a journal that is missing waits for it.
-		if failed[log] == nil && err == nil {
+		if failed[log] == nil && err == nil && h.Epoch > fenced[log] {
 			failed[log] = s.recoverJournal(ctx, r)
+			if errors.Is(failed[log], ErrFenced) {
+				failed[log], fenced[log] = nil, h.Epoch
+			}
+		}
+		if fenced[log] > 0 && h.Epoch <= fenced[log] {
+			s.setAside(r)
+			continue
 		}
 		if failed[log] == nil && err == nil {
 			continue
@@ -56,6 +66,20 @@ func (s *Store) recover(ctx context.Context) error {
 		return fmt.Errorf("recover journals: %w", err)
 	}
 	return nil
+}
+
+// setAside keeps the journal of a writer that was fenced out of the way: another
+// host has taken the branch over, and what is in the journal did not get into the
+// store before that. It is no part of the branch any more.
+func (s *Store) setAside(r *wal.Recovered) {
+	h, batches := r.Header(), r.Batches()
+	var last time.Time
+	if n := len(batches); n > 0 {
+		last = batches[n-1].Time
+	}
+	path := r.SetAside()
+	s.log.Error("another host took the branch over before this journal was stored: its barriers are not in the branch; the file is kept, delete it if nobody needs it",
+		"path", path, "branch", h.Log, "segment", h.Segment, "epoch", h.Epoch, "barriers", len(batches), "last", last.UTC())
 }
 
 // brokenErr returns why the branch's journals could not be recovered, or nil.
@@ -142,7 +166,7 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 	if err := s.checkChain(ctx, m, h); err != nil {
 		return fmt.Errorf("journal %s: %w", r.Path(), err)
 	}
-	if err := s.putJournal(ctx, r.Journal, h.Epoch); err != nil {
+	if err := s.putJournal(ctx, r.Journal, h.Epoch, func(error) {}); err != nil {
 		return err
 	}
 	s.log.Info("journal recovered", "branch", log, "segment", h.Segment, "barriers", len(r.Batches()))

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -151,15 +152,8 @@ func (b *Branch) armSeal(ls *liveSegment) {
 		if b.journal != ls || b.failed != nil {
 			return
 		}
-		if b.open.journal == ls && b.commit() != nil {
-			// The open batch has spilled into it, and has to be whole first.
-			if b.failed == nil && !b.closing {
-				b.armSeal(ls)
-			}
-			return
-		}
-		if b.journal == ls {
-			b.seal()
+		if b.sealNow() != nil && b.failed == nil && !b.closing {
+			b.armSeal(ls) // there was no room for a batch that has spilled into it
 		}
 	})
 }
@@ -201,7 +195,7 @@ func (b *Branch) cutCheckpoint(ls *liveSegment) {
 // upload stores a sealed segment, counts it in order, and gives its journal file
 // back. It goes on trying until the branch is closed in a hurry.
 func (b *Branch) upload(ls *liveSegment) {
-	if err := b.store.putJournal(b.ctx, ls.journal, b.epoch); err != nil {
+	if err := b.store.putJournal(b.ctx, ls.journal, b.epoch, b.setTrouble); err != nil {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.ctx.Err() == nil {
@@ -221,6 +215,7 @@ func (b *Branch) upload(ls *liveSegment) {
 		b.stored = b.queue[0].number
 		b.queue = slices.Delete(b.queue, 0, 1)
 	}
+	b.progressed()
 	b.mu.Unlock()
 	for _, c := range cuts {
 		if err := b.checkpoint(b.ctx, c); err != nil && b.ctx.Err() == nil {
@@ -230,9 +225,29 @@ func (b *Branch) upload(ls *liveSegment) {
 	}
 }
 
+// setTrouble notes why a segment is not stored yet; nil when one was.
+func (b *Branch) setTrouble(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == nil {
+		b.trouble = storeTrouble{}
+		return
+	}
+	if b.trouble.text == "" {
+		b.trouble.since = b.store.now()
+	}
+	b.trouble.text = err.Error()
+}
+
+// encodedCopyMax is how long a packed segment may be to be put from memory of its
+// own, so that its encoder serves others meanwhile: the segments of durability
+// remote are that small, and many at a time.
+const encodedCopyMax = 256 << 10
+
 // putJournal encodes a sealed journal and puts it into the store, with retries
-// until ctx ends. It returns ErrFenced when another writer has the number.
-func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64) error {
+// until ctx ends. It returns ErrFenced when another writer has the number. note is
+// told of each failure, and of success with nil.
+func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64, note func(error)) error {
 	h := j.Header()
 	head := segmentHead{
 		Log: BranchID(h.Log), Number: h.Segment, Epoch: epoch, Nonce: j.Nonce(),
@@ -243,7 +258,8 @@ func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64) er
 	if err != nil {
 		return fmt.Errorf("put %s: %w", key, err)
 	}
-	defer s.encoders.give(enc)
+	giveBack := sync.OnceFunc(func() { s.encoders.give(enc) })
+	defer giveBack()
 	data, err := enc.encode(head, j.Batches(), j, j.End())
 	if errors.Is(err, wal.ErrCorrupt) {
 		err = fmt.Errorf("%w: %w", err, ErrCorrupt)
@@ -251,17 +267,34 @@ func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64) er
 	if err != nil {
 		return fmt.Errorf("pack segment %s: %w", key, err)
 	}
+	if len(data) <= encodedCopyMax {
+		data = slices.Clone(data)
+		giveBack()
+	}
+	began := time.Now()
+	told := time.Time{}
 	for wait := retryFirst; ; wait = min(2*wait, retryMax) {
 		err := s.putSegment(ctx, key, head, data, head.Epoch)
 		if err == nil || errors.Is(err, ErrFenced) || errors.Is(err, ErrCorrupt) {
+			if err == nil && !told.IsZero() {
+				s.log.Info("segment stored after all", "key", key, "took", time.Since(began).Round(time.Millisecond))
+			}
+			note(nil)
 			return err
 		}
-		s.log.Warn("segment not stored yet: will try again", "key", key, "err", err)
+		note(err)
+		if told.IsZero() || time.Since(told) >= tellEvery {
+			told = time.Now()
+			s.log.Warn("segment not stored yet: will try again until it is", "key", key, "err", err)
+		}
 		if !pause(ctx, wait) {
 			return fmt.Errorf("put %s: %w", key, err)
 		}
 	}
 }
+
+// tellEvery is how often the log repeats that a segment is not stored.
+const tellEvery = time.Minute
 
 // How long to wait before a store that failed is tried again.
 const (

@@ -33,6 +33,9 @@ type Options struct {
 	// Host names this host, so that it knows a branch it has attached itself.
 	// Default: "local".
 	Host string
+	// Shared says that other hosts use the store too. A new branch then waits until
+	// what it begins with is in the store: its parent's journals are on this host.
+	Shared bool
 	// WriteThrough makes every write durable before it is acknowledged.
 	WriteThrough bool
 	// SealAfter is how long after its first barrier a journal is sent to the

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 
@@ -181,6 +182,21 @@ func (w *world) whole() error {
 		return err
 	}
 	return nil
+}
+
+// lostJournals returns the names of the journal files that were set aside.
+func (w *world) lostJournals() (names []string) {
+	w.t.Helper()
+	list, err := w.disk.ReadDir("/journal")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, d := range list {
+		if strings.HasPrefix(d.Name(), "lost-") {
+			names = append(names, d.Name())
+		}
+	}
+	return names
 }
 
 // makeProject makes a project with a device of the size and opens its main branch.

@@ -164,7 +164,11 @@ func (b *Branch) admit() error {
 func (b *Branch) wrote() error {
 	defer b.mu.Unlock()
 	if b.WriteThrough() {
-		return b.waitBatch(b.open)
+		bt := b.open
+		if err := b.waitBatch(bt); err != nil {
+			return err
+		}
+		return b.waitRemote(bt.segment)
 	}
 	if b.open.full >= spillBlocks && !b.leading {
 		b.leading = true
@@ -244,9 +248,12 @@ func (b *Branch) flush() error {
 		return b.failed
 	}
 	if bt == nil {
-		return nil
+		return b.waitRemote(b.tail)
 	}
-	return b.waitBatch(bt)
+	if err := b.waitBatch(bt); err != nil {
+		return err
+	}
+	return b.waitRemote(bt.segment)
 }
 
 // waitBatch waits until the batch is durable and in the tree, committing it if
@@ -259,7 +266,7 @@ func (b *Branch) waitBatch(bt *batch) error {
 			bt.wakeOne() // the turn may have been meant for somebody who also waits
 			return b.failed
 		}
-		if bt == b.open && !b.leading {
+		if bt == b.open && !b.leading && b.mayCommit() {
 			b.leading = true
 			err := b.commit()
 			b.releaseLead()
@@ -268,10 +275,15 @@ func (b *Branch) waitBatch(bt *batch) error {
 			}
 			continue
 		}
+		var progress chan struct{}
+		if b.durability == DurabilityRemote {
+			progress = b.progress
+		}
 		b.mu.Unlock()
 		select {
 		case <-bt.done:
 		case <-bt.turn:
+		case <-progress:
 		}
 		b.mu.Lock()
 	}
@@ -325,6 +337,7 @@ func (b *Branch) commit() error {
 		return bt.err
 	}
 	b.nextSeq++
+	b.tail, bt.segment = ls.number, ls.number
 	b.counters.batches++
 	ls.bytes.Add(int64(bt.slots) * BlockSize)
 	ls.entries += bt.entries
@@ -335,7 +348,12 @@ func (b *Branch) commit() error {
 	close(bt.done)
 	if ls.since.IsZero() {
 		ls.since = time.Now()
-		b.armSeal(ls)
+		if b.durability != DurabilityRemote {
+			b.armSeal(ls)
+		}
+	}
+	if b.durability == DurabilityRemote {
+		b.seal() // nothing has spilled into it since: the caller leads
 	}
 	return nil
 }

@@ -90,6 +90,7 @@ const (
 	fateOpen int32 = iota // still owned
 	fateRelease
 	fateAbandon
+	fateAside
 	fateClosed // the pool was closed
 )
 

@@ -27,7 +27,9 @@ const (
 	turnsMax = 256
 
 	filePrefix = "j-"
-	lockName   = "lock"
+	// asidePrefix begins the names of files that were set aside.
+	asidePrefix = "lost-"
+	lockName    = "lock"
 )
 
 // PoolOptions are the settings of a [Pool]. The zero value is good.
@@ -343,6 +345,22 @@ type Recovered struct {
 	// batches before the damage are there all the same. Do not Release such a
 	// file before its data has been dealt with.
 	Err error
+}
+
+// SetAside gives the journal up without deleting it: once its last reader is gone
+// the file gets another name in the same directory, which is returned, and is no
+// longer the pool's: neither counted nor recovered. The caller must not use the
+// journal again.
+func (r *Recovered) SetAside() (path string) {
+	path = filepath.Join(r.pool.dir, r.asideName())
+	r.finish(fateAside)
+	return path
+}
+
+// asideName names the file of a journal that is set aside, by whose it is.
+func (j *Journal) asideName() string {
+	h, n := j.Header(), j.Nonce()
+	return fmt.Sprintf("%s%s-%d-epoch-%d-%x", asidePrefix, h.Log, h.Segment, h.Epoch, n[:4])
 }
 
 // recoverFile replays a file. It returns nil for one that holds nothing.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/bough-db/bough/vfs"
 )
@@ -169,6 +170,10 @@ func (p *Pool) takeBack(j *Journal) {
 		p.leaving--
 		defer p.work.Broadcast()
 	}
+	if j.fate.Load() == fateAside {
+		p.moveAside(pf, j)
+		return
+	}
 	if free && err == nil {
 		p.giveBack(pf, j.log)
 		return
@@ -186,6 +191,24 @@ func (p *Pool) takeBack(j *Journal) {
 		// It stays, and stays counted. A later start recovers it once more,
 		// which is harmless.
 		p.log.Error("journal file cannot be removed", "path", j.path, "err", err)
+		return
+	}
+	p.used--
+	p.unhold(j.log)
+	p.grant()
+}
+
+// moveAside gives the file of a journal a name that the pool does not look at. Where
+// that fails the file stays, is counted, and is recovered again by the next life.
+// p.mu is held.
+func (p *Pool) moveAside(pf *poolFile, j *Journal) {
+	_ = pf.file.Close() // it was only read
+	err := p.fs.Rename(pf.path, filepath.Join(p.dir, j.asideName()))
+	if err == nil {
+		err = p.fs.SyncDir(p.dir)
+	}
+	if err != nil {
+		p.log.Error("journal file cannot be set aside", "path", pf.path, "err", err)
 		return
 	}
 	p.used--
