@@ -62,7 +62,7 @@ type Branch struct {
 	durabilityMu patientLock // one change of durability at a time
 
 	streams    streams
-	ckptMu     sync.Mutex // one checkpoint is written at a time
+	ckptMu     patientLock // one checkpoint is written at a time
 	background sync.WaitGroup
 }
 

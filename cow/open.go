@@ -148,7 +148,7 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID, opts OpenOption
 		durabilityMu: newPatientLock(),
 	}
 	b.leadFree = sync.NewCond(&b.mu)
-	b.foldMu = newPatientLock()
+	b.foldMu, b.ckptMu = newPatientLock(), newPatientLock()
 	b.ctx, b.cancel = context.WithCancel(s.ctx)
 	return b, nil
 }

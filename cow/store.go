@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -137,7 +139,7 @@ type Store struct {
 	broken map[BranchID]error         // branches whose journals could not be recovered
 	left   map[BranchID]int           // branches that left journals on disk, and how many at most
 
-	recoverMu sync.Mutex // one recovery at a time
+	recoverMu patientLock // one recovery at a time
 
 	liveMu sync.RWMutex
 	live   map[indexKey]*liveSegment
@@ -170,7 +172,8 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts, objects: opts.Objects, journals: opts.Journals, log: opts.Logger, random: opts.Random,
 		open: map[BranchID]*opening{}, broken: map[BranchID]error{}, left: map[BranchID]int{},
-		live: map[indexKey]*liveSegment{}, ahead: make(chan struct{}, aheadFetches),
+		recoverMu: newPatientLock(),
+		live:      map[indexKey]*liveSegment{}, ahead: make(chan struct{}, aheadFetches),
 	}
 	s.buffers.New = func() any {
 		buf := make([]byte, cache.SlotBytesMax)
@@ -247,8 +250,8 @@ func (s *Store) Close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true
 	var all []*opening
-	for _, o := range s.open {
-		all = append(all, o)
+	for _, id := range slices.Sorted(maps.Keys(s.open)) { // in order, so that tests can repeat it
+		all = append(all, s.open[id])
 	}
 	s.mu.Unlock()
 	var wg sync.WaitGroup

@@ -62,7 +62,8 @@ type Journal struct {
 	// before next moves past it and never again.
 	sums []uint32
 
-	mu        sync.Mutex
+	mu        sync.Mutex // held for a look or a change, never for the disk's sake
+	writing   bool       // a Write is under way
 	header    fileHeader
 	readOnly  bool // recovered
 	err       error
@@ -183,7 +184,14 @@ func (j *Journal) Write(recs []*Record, m Meta) error {
 		h.index++
 	}
 	j.bufs = bufs
-	if err := j.put(bufs, off, m.Commit); err != nil {
+	spilled := j.spilled > 0
+	// Readers of the index do not wait for the disk.
+	j.writing = true
+	j.mu.Unlock()
+	err = j.put(bufs, off, m.Commit, spilled)
+	j.mu.Lock()
+	j.writing = false
+	if err != nil {
 		j.err = fmt.Errorf("write batch %d to journal %s at slot %d: %w: %w", m.Seq, j.path, at, ErrFailed, err)
 		return j.err
 	}
@@ -200,10 +208,10 @@ const slowWrite = time.Second
 // put writes the buffers. A commit that nothing was spilled for is one durable
 // write. Otherwise the sync must also cover the earlier writes, which a durable
 // write does not: it covers its own range only.
-func (j *Journal) put(bufs [][]byte, off int64, commit bool) error {
+func (j *Journal) put(bufs [][]byte, off int64, commit, spilled bool) error {
 	begin := time.Now()
-	err := j.file.WritevAt(bufs, off, commit && j.spilled == 0)
-	if err == nil && commit && j.spilled > 0 {
+	err := j.file.WritevAt(bufs, off, commit && !spilled)
+	if err == nil && commit && spilled {
 		err = j.file.Sync()
 	}
 	if d := time.Since(begin); d >= slowWrite {
@@ -219,6 +227,8 @@ func (j *Journal) admit(recs []*Record, m Meta) (int, error) {
 		return 0, j.err
 	case j.readOnly || j.fate.Load() != fateOpen:
 		return 0, fmt.Errorf("write to journal %s: %w", j.path, ErrClosed)
+	case j.writing:
+		return 0, fmt.Errorf("write to journal %s beside another write: %w", j.path, ErrSequence)
 	case len(recs) == 0:
 		return 0, fmt.Errorf("write to journal %s: no records: %w", j.path, ErrSequence)
 	case j.openSeq != 0 && m.Seq != j.openSeq || m.Seq == 0:

@@ -160,8 +160,11 @@ func (p *Pool) takeBack(j *Journal) {
 	pf := &poolFile{id: j.id, path: j.path, log: j.log, slots: j.slots, file: j.file}
 	free := j.fate.Load() == fateRelease || j.untouched()
 	var err error
-	if free {
+	switch {
+	case free:
 		err = j.invalidate()
+	case j.fate.Load() == fateAside:
+		err = p.moveAside(pf, j)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -171,7 +174,14 @@ func (p *Pool) takeBack(j *Journal) {
 		defer p.work.Broadcast()
 	}
 	if j.fate.Load() == fateAside {
-		p.moveAside(pf, j)
+		if err != nil {
+			// It stays, and stays counted. The next life recovers it again.
+			p.log.Error("journal file cannot be set aside", "path", j.path, "err", err)
+			return
+		}
+		p.used--
+		p.unhold(j.log)
+		p.grant()
 		return
 	}
 	if free && err == nil {
@@ -198,22 +208,13 @@ func (p *Pool) takeBack(j *Journal) {
 	p.grant()
 }
 
-// moveAside gives the file of a journal a name that the pool does not look at. Where
-// that fails the file stays, is counted, and is recovered again by the next life.
-// p.mu is held.
-func (p *Pool) moveAside(pf *poolFile, j *Journal) {
+// moveAside gives the file of a journal a name that the pool does not look at.
+func (p *Pool) moveAside(pf *poolFile, j *Journal) error {
 	_ = pf.file.Close() // it was only read
-	err := p.fs.Rename(pf.path, filepath.Join(p.dir, j.asideName()))
-	if err == nil {
-		err = p.fs.SyncDir(p.dir)
+	if err := p.fs.Rename(pf.path, filepath.Join(p.dir, j.asideName())); err != nil {
+		return err
 	}
-	if err != nil {
-		p.log.Error("journal file cannot be set aside", "path", pf.path, "err", err)
-		return
-	}
-	p.used--
-	p.unhold(j.log)
-	p.grant()
+	return p.fs.SyncDir(p.dir)
 }
 
 // leave counts a journal that is abandoned and not taken back yet.

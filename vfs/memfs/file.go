@@ -1,6 +1,7 @@
 package memfs
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -38,7 +39,7 @@ func (p *page) now() []byte {
 
 // settle makes the page durable as it is.
 func (p *page) settle() {
-	if len(p.since) > p.lost {
+	if p != nil && len(p.since) > p.lost {
 		p.durable, p.since, p.lost = p.now(), nil, 0
 	}
 }
@@ -170,24 +171,41 @@ func (f *File) WritevAt(bufs [][]byte, off int64, durable bool) error {
 	return nil
 }
 
-// write puts p into the pages, as one new version of each.
+// zeros is a page of zeros; nobody writes to it.
+var zeros [pageBytes]byte
+
+// write puts p into the pages, as one new version of each. Zeros where nothing was
+// ever written change nothing, in memory or on the medium: files that are made of
+// zeros take no memory.
 func (n *inode) write(p []byte, off int64) {
 	for len(p) > 0 {
 		i, at := off/pageBytes, off%pageBytes
 		m := min(len(p), int(pageBytes-at))
-		n.put(i, func(data []byte) { copy(data[at:], p[:m]) })
+		switch {
+		case n.pages[i] == nil && bytes.Equal(p[:m], zeros[:m]):
+		case m == pageBytes:
+			n.page(i).add(bytes.Clone(p[:m]))
+		default:
+			n.put(i, func(data []byte) { copy(data[at:], p[:m]) })
+		}
 		p = p[m:]
 		off += int64(m)
 	}
 }
 
-// put adds a version of page i, made by change from the one before.
-func (n *inode) put(i int64, change func(data []byte)) {
+// page returns page i, making it if it was never written.
+func (n *inode) page(i int64) *page {
 	pg := n.pages[i]
 	if pg == nil {
 		pg = &page{}
 		n.pages[i] = pg
 	}
+	return pg
+}
+
+// put adds a version of page i, made by change from the one before.
+func (n *inode) put(i int64, change func(data []byte)) {
+	pg := n.page(i)
 	data := make([]byte, pageBytes)
 	copy(data, pg.now())
 	change(data)
