@@ -3,6 +3,7 @@ package cow
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -275,15 +276,21 @@ func (b *Branch) waitBatch(bt *batch) error {
 			}
 			continue
 		}
-		var progress chan struct{}
-		if b.durability == DurabilityRemote {
-			progress = b.progress
+		var progress, gone <-chan struct{}
+		if b.durability == DurabilityRemote { // its turn may depend on the store
+			progress, gone = b.progress, b.ctx.Done()
 		}
 		b.mu.Unlock()
 		select {
 		case <-bt.done:
 		case <-bt.turn:
 		case <-progress:
+		case <-gone:
+			b.mu.Lock()
+			if b.failed != nil {
+				return b.failed
+			}
+			return fmt.Errorf("write to branch %s: %w", b.id, ErrClosed)
 		}
 		b.mu.Lock()
 	}
