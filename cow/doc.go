@@ -41,7 +41,10 @@
 //     segments and checkpoints are put only if absent.
 //   - I4 One writer: opening a branch raises its epoch. If the last writer did not
 //     detach, the new one ends that one's log with a fence: the old writer's next
-//     segment and its manifest are refused, and it fails for good.
+//     segment and its manifest are refused, and it fails for good. At durability
+//     remote that is before it has acknowledged anything; at local it may go on
+//     acknowledging until its journal is sealed, which whoever takes a branch over
+//     has to accept in words ([TakeOverLossy]).
 //   - I5 Isolated: a tree changes only nodes of its own generation and copies all
 //     others, and no two trees have a generation in common.
 //   - I6 Reachable: nothing that a head or a fork point can reach is ever removed:
@@ -83,6 +86,20 @@
 // put. Segments are put at the same time but counted as stored in order. When the
 // store has a segment its journal is free again. An idle branch does nothing.
 //
+// # Durability
+//
+// At [DurabilityLocal] a flush waits for the journal. At [DurabilityRemote] every
+// batch ends its segment, and the flush waits until the store has that one and all
+// before it: one put for all the flushes that share the batch. Up to four segments of
+// a branch are put at a time, none of which waits for another; while so many are on
+// their way, what is flushed gathers in the open batch. The manifest says remote only
+// while the store has every flush that returned: [Store.SetDurability] brings the log
+// there first.
+//
+// While the store does not answer, puts are tried again, the status says why and since
+// when, journals pile up to their budget, and then writes wait. At remote flushes wait
+// from the beginning. Nothing fails, and all goes on by itself.
+//
 // # How a read travels
 //
 // [Branch.ReadAt] looks in the open batch, then in the one being committed, then
@@ -114,6 +131,23 @@
 // hangs on that one's own fork point, so that chains of unused branches cost
 // nothing. A branch with children can be deleted: its log stays.
 //
+// On a store that several hosts share (Options.Shared) the child is made when the store
+// has its fork point: other hosts do not have the parent's journals. A branch that
+// another host has attached is branched at the last barrier that the store has;
+// [Branch.Publish], on that host, brings the newest one there.
+//
+// # Several hosts
+//
+// A branch that another host has attached, or had when it died, is refused with an
+// [AttachedError], which has the last barrier in the store. [Store.OpenWith] can take
+// it over. The store then tells who writes: the epoch in the manifest decides who
+// opens, and the fence, put at the first number that the log does not have, decides
+// where the old writer's log ends, without the two ever meeting or trusting a clock.
+// What the old writer stores after the fence is an orphan. Its journals, where a later
+// life finds them, are set aside (see package wal): they are no part of the branch, and
+// do not keep it from being opened there again. Indexes and frames of a log that
+// another host has written are forgotten, since an orphan may have been replaced.
+//
 // # Opening and recovery
 //
 // [Store.Open] raises the epoch in the manifest and loads the tree: the newest
@@ -125,16 +159,18 @@
 // Only a definite "not there" ends a log, and only if nothing but orphans follow:
 // segments of an epoch before that of the log's end, which a fenced writer stored
 // though one before them was refused. They are no part of the log, and are replaced
-// when their number comes. Any other segment after a gap says that one is lost: the
-// branch does not open, and the error names both. So it is when a log ends before
-// the point where its branch was detached.
+// when their number comes. In a log that this host wrote any other segment after a gap
+// says that one is lost: the branch does not open, and the error names both. In that
+// of another host it is one of several that were on their way, of which nothing was
+// acknowledged that needs the store. A log that ends before the point where its branch
+// was detached is damaged too.
 //
 // [OpenStore] sends the journals that an earlier life left behind to the store,
 // as the segments they were going to be: the same numbers, the same contents. A
 // journal whose segment is there already, with the same nonce, is given back.
 // Recovery deletes nothing that the store does not have. A journal that can not
 // be recovered stays on disk and keeps its branch from being opened; all others are
-// not affected. A branch closed before its journals were stored (the context ended,
+// not affected. One whose writer was fenced is set aside. A branch closed before its journals were stored (the context ended,
 // or it had failed) leaves them to whoever needs that log next.
 //
 // # Crash behaviour
