@@ -145,6 +145,7 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID, opts OpenOption
 		open: newBatch(), nextSeq: l.at.Seq + 1, partial: map[uint64]partialBlock{},
 		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, tree: l.tree, head: l.at,
 		tail: l.at.Segment, durability: m.durability(), progress: make(chan struct{}), taken: taken,
+		hasFailed:    make(chan struct{}),
 		durabilityMu: newPatientLock(),
 	}
 	b.leadFree = sync.NewCond(&b.mu)
@@ -268,6 +269,7 @@ func (b *Branch) abandon() {
 	b.queue, b.journal = nil, nil
 	if b.failed == nil {
 		b.failed = ErrClosed
+		close(b.hasFailed)
 	}
 	b.progressed()
 }
