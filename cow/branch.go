@@ -32,9 +32,8 @@ type Branch struct {
 	leadFree   *sync.Cond
 	leadWanted int
 	nextSeq    wal.Seq
-	waiting    string        // what writers wait for, if they do
-	failed     error         // sticky: nothing is acknowledged any more
-	hasFailed  chan struct{} // closed once failed is set
+	waiting    string // what writers wait for, if they do
+	failed     error  // sticky: nothing is acknowledged any more
 	closing    bool
 	queue      []*liveSegment // sealed, not yet counted as stored, in order
 	stored     wal.SegmentNo  // all segments up to this one are in the store
@@ -48,9 +47,12 @@ type Branch struct {
 	// journal takes the batches; only the leader changes it, under mu.
 	journal   *liveSegment
 	lastTime  time.Time // of the last barrier; the leader's
+	marker    Marker    // nil if nobody follows the database's log
+	mark      Mark      // of the last barrier, or the one being written
 	sealTimer *time.Timer
 	nextSeg   wal.SegmentNo
 	lastCkpt  wal.SegmentNo // newest checkpoint, or the one about to be written
+	savedCkpt wal.SegmentNo // newest checkpoint that the store has; 0 if not known
 
 	// foldMu makes a batch's changes to the tree one: whoever wants the tree
 	// and the head that belongs to it takes foldMu first, then treeMu. treeMu
@@ -58,7 +60,7 @@ type Branch struct {
 	foldMu patientLock
 	treeMu sync.RWMutex
 	tree   tree
-	head   point // the last barrier
+	head   moment // the last barrier
 
 	durabilityMu patientLock // one change of durability at a time
 
@@ -124,26 +126,6 @@ func (b *Branch) Err() error {
 	return b.failed
 }
 
-// Failed returns a channel that is closed when the branch fails, or has been closed:
-// when Err is no longer nil.
-func (b *Branch) Failed() <-chan struct{} { return b.hasFailed }
-
-// Recheck looks whether this process still is the branch's writer. If another one
-// has taken it over the branch fails at once, rather than with its next segment,
-// and Recheck returns ErrFenced.
-func (b *Branch) Recheck(ctx context.Context) error {
-	m, _, err := b.store.readManifest(ctx, b.id)
-	if err != nil {
-		return err
-	}
-	if m.Epoch == b.epoch {
-		return nil
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.fail(fmt.Errorf("host %s has the branch in epoch %d, this is epoch %d: %w", m.Host, m.Epoch, b.epoch, ErrFenced))
-}
-
 // Status describes the branch.
 func (b *Branch) Status() BranchStatus {
 	b.treeMu.RLock()
@@ -197,7 +179,6 @@ func (b *Branch) checkRange(off, n, size int64) error {
 func (b *Branch) fail(err error) error {
 	if b.failed == nil {
 		b.failed = err
-		close(b.hasFailed)
 		b.progressed()
 		b.store.log.Error("branch has failed: no write is acknowledged any more",
 			"branch", b.id, "err", err)
@@ -207,7 +188,7 @@ func (b *Branch) fail(err error) error {
 
 // fork returns the tree at the last barrier for the child with the lineage
 // index log, and the barrier. It waits for nothing but a fold under way.
-func (b *Branch) fork(log uint16) (tree, point) {
+func (b *Branch) fork(log uint16) (tree, moment) {
 	b.foldMu.Lock()
 	defer b.foldMu.Unlock()
 	b.treeMu.Lock()

@@ -37,8 +37,6 @@ type ProjectOptions struct {
 	Settings json.RawMessage // kept with the project, not read here
 	Branch   json.RawMessage // Settings of its first branch
 	From     BranchID        // the branch its first branch begins as. Default: empty.
-	// Durability of its first branch. Default: local.
-	Durability Durability
 }
 
 // BranchInfo describes a branch.
@@ -116,11 +114,6 @@ func (s *Store) CreateProject(ctx context.Context, name string, o ProjectOptions
 			return fail(err)
 		}
 	}
-	if o.Durability != "" {
-		if err := o.Durability.Check(); err != nil {
-			return fail(err)
-		}
-	}
 	if p, err := s.Project(ctx, name); err == nil {
 		// A crash may have come between the record and the name of its branch.
 		if _, err := s.resolve(ctx, name, MainBranch); errors.Is(err, ErrNotFound) {
@@ -137,7 +130,7 @@ func (s *Store) CreateProject(ctx context.Context, name string, o ProjectOptions
 	if err != nil {
 		return fail(err)
 	}
-	m.Settings, m.Durability = o.Branch, o.Durability
+	m.Settings = o.Branch
 	p := ProjectInfo{
 		Name: name, Created: m.Created, Hidden: o.Hidden, Size: m.Size, Main: m.ID, Settings: o.Settings,
 	}
@@ -242,11 +235,6 @@ func (s *Store) DeleteProject(ctx context.Context, name string) error {
 		}
 		if s.isOpen(b.ID) {
 			return fmt.Errorf("delete project %q: branch %q: %w", name, b.Name, ErrInUse)
-		}
-		if b.Attached && b.Host != s.opts.Host {
-			return fmt.Errorf("delete project %q: %w", name, &AttachedError{
-				ID: b.ID, Project: name, Name: b.Name, Host: b.Host, Epoch: b.Epoch, Durability: b.Durability,
-			})
 		}
 	}
 	for _, b := range all {

@@ -126,7 +126,7 @@ func (s *Store) newManifest(ctx context.Context, project, name string, from Bran
 
 // forkPoint returns the branch's last barrier and, if the branch is open here,
 // the tree at that barrier. It does not wait for the branch's writers.
-func (s *Store) forkPoint(ctx context.Context, m *manifest) (point, *tree, error) {
+func (s *Store) forkPoint(ctx context.Context, m *manifest) (moment, *tree, error) {
 	s.mu.Lock()
 	o := s.open[m.ID]
 	s.mu.Unlock()
@@ -134,14 +134,14 @@ func (s *Store) forkPoint(ctx context.Context, m *manifest) (point, *tree, error
 		select {
 		case <-o.ready:
 		case <-ctx.Done():
-			return point{}, nil, ctx.Err()
+			return moment{}, nil, ctx.Err()
 		}
 		if o.branch != nil {
 			tr, at := o.branch.fork(m.own())
 			if s.opts.Shared {
 				// Other hosts have to find what the child begins with.
 				if err := o.branch.publish(ctx, at.Segment); err != nil {
-					return point{}, nil, fmt.Errorf("store the last barrier of the parent: %w", err)
+					return moment{}, nil, fmt.Errorf("store the last barrier of the parent: %w", err)
 				}
 			}
 			return at, &tr, nil
@@ -346,9 +346,7 @@ func (s *Store) deleteBranch(ctx context.Context, project, name string, id Branc
 			return ErrNotFound // a name that a rename left behind
 		}
 		if s.attachedElsewhere(m) {
-			return &AttachedError{
-				ID: id, Project: project, Name: name, Host: m.Host, Epoch: m.Epoch, Durability: m.durability(),
-			}
+			return &AttachedError{ID: id, Project: project, Name: name, Host: m.Host, Durability: m.durability()}
 		}
 		if m.Deleted.IsZero() {
 			m.Deleted = s.now().UTC()

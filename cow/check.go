@@ -232,7 +232,7 @@ func (c *checker) live() (*tree, point) {
 		return nil, point{Segment: logEnd}
 	}
 	t, at := b.fork(c.now.own())
-	return &t, at
+	return &t, at.point
 }
 
 // ancestors checks that the lineage is that of the manifests it names.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"time"
 
 	"github.com/bough-db/bough/objstore"
 	"github.com/bough-db/bough/wal"
@@ -39,11 +40,13 @@ type checkpointRecord struct {
 	Log     BranchID      `json:"log"`
 	Segment wal.SegmentNo `json:"segment"`
 	Seq     wal.Seq       `json:"seq"`
-	Epoch   uint64        `json:"epoch"`
-	Nonce   nonce         `json:"nonce"`
-	Lineage []BranchID    `json:"lineage"`
-	Pages   int           `json:"pages"`
-	Root    pageRecord    `json:"root"`
+	Time    time.Time     `json:"time,omitzero"` // of that barrier
+	Mark
+	Epoch   uint64     `json:"epoch"`
+	Nonce   nonce      `json:"nonce"`
+	Lineage []BranchID `json:"lineage"`
+	Pages   int        `json:"pages"`
+	Root    pageRecord `json:"root"`
 }
 
 // pageRecord is a pageAddr in a record.
@@ -124,7 +127,7 @@ func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 	b.ckptMu.Lock()
 	defer b.ckptMu.Unlock()
 	w := &checkpointWriter{
-		log: b.log, ckpt: c.segment, seed: pageSeed(b.id, c.segment),
+		log: b.log, ckpt: c.at.Segment, seed: pageSeed(b.id, c.at.Segment),
 		at: map[*node]pageAddr{}, fresh: map[pageAddr]*node{},
 	}
 	root, err := w.save(&c.tree.root, topLevel, 0)
@@ -132,7 +135,7 @@ func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 		return err
 	}
 	rec := checkpointRecord{
-		Log: b.id, Segment: c.segment, Seq: c.seq, Epoch: b.epoch, Lineage: b.lineage,
+		Log: b.id, Segment: c.at.Segment, Seq: c.at.Seq, Time: c.at.Time, Mark: c.at.Mark, Epoch: b.epoch, Lineage: b.lineage,
 		Pages: w.pages, Root: pageRecord{root.ckpt, root.off, root.n},
 	}
 	if err := b.store.putCheckpoint(ctx, w.buf, &rec); err != nil {
@@ -145,6 +148,9 @@ func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 			n.saved.Store(&at)
 		}
 	}
+	b.mu.Lock()
+	b.savedCkpt = max(b.savedCkpt, c.at.Segment)
+	b.mu.Unlock()
 	for at, n := range w.fresh {
 		b.store.pages.lru.Add(pageKey{b.id, at.ckpt & (1<<48 - 1), at.off}, n)
 	}

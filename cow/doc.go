@@ -23,6 +23,7 @@
 //   - page: a node of a tree as a checkpoint holds it.
 //   - checkpoint: an object with the pages that changed since the last one.
 //   - head: the last barrier of a branch.
+//   - mark: how far the database's own log reaches at a barrier ([Mark]).
 //   - fence: a segment of one barrier that changes nothing, put by a writer that
 //     takes a branch over: it takes the number that the last writer would use next.
 //   - manifest: the record of a branch. Its epoch counts the writers.
@@ -99,6 +100,11 @@
 // While the store does not answer, puts are tried again, the status says why and since
 // when, journals pile up to their budget, and then writes wait. At remote flushes wait
 // from the beginning. Nothing fails, and all goes on by itself.
+//
+// A barrier has a time, which is never before that of the barrier before it, whatever
+// the clocks of the hosts say; and a mark, which never falls either. A [Marker] sees
+// each block that is written and tells the marks: that is all that is known here of
+// what a database keeps on its device.
 //
 // # How a read travels
 //
@@ -208,8 +214,7 @@
 // # Limits
 //
 // Devices up to 2 TiB; 65535 ancestors that have a log; 2^35 segments of one
-// branch; journal files from 6 to 32 MiB. A branch can not shrink. The times of
-// barriers do not go back while a branch is open.
+// branch; journal files from 6 to 32 MiB. A branch can not shrink.
 //
 // # What it does not do
 //

@@ -26,11 +26,15 @@ func (s *Store) loadFenced(ctx context.Context, m, last *manifest) (*loaded, *Ta
 		if err != nil {
 			return nil, nil, err
 		}
-		at := point{Log: m.ID, Segment: l.at.Segment + 1, Seq: l.at.Seq + 1}
-		if err = s.putFence(ctx, m, at, l.epoch); err == nil {
-			taken, err := s.takenOver(ctx, m, last, l)
+		at := l.at
+		at.Segment, at.Seq = at.Segment+1, at.Seq+1
+		if now := s.wallTime(); now.After(at.Time) {
+			at.Time = now
+		}
+		if err = s.putFence(ctx, m, at, l); err == nil {
+			taken := s.takenOver(m, last, l)
 			l.at = at
-			return l, taken, err
+			return l, taken, nil
 		}
 		if !errors.Is(err, ErrFenced) {
 			return nil, nil, fmt.Errorf("end the log of the last writer: %w", err)
@@ -49,26 +53,21 @@ func (s *Store) loadFenced(ctx context.Context, m, last *manifest) (*loaded, *Ta
 
 // takenOver describes the end of another host's log, before the fence. It is nil
 // if the last writer was this host.
-func (s *Store) takenOver(ctx context.Context, m, last *manifest, l *loaded) (*TakenOver, error) {
+func (s *Store) takenOver(m, last *manifest, l *loaded) *TakenOver {
 	if last.Host == s.opts.Host {
-		return nil, nil
+		return nil
 	}
-	when, err := s.endTime(ctx, m, l)
-	if err != nil {
-		return nil, err
-	}
-	t := &TakenOver{Host: last.Host, Seq: l.at.Seq, Time: when, Complete: last.durability() == DurabilityRemote}
+	t := &TakenOver{Host: last.Host, Seq: l.at.Seq, Time: l.at.Time, Complete: last.durability() == DurabilityRemote}
 	s.log.Warn("branch taken over from a host that did not detach it", "branch", m.ID, "name", m.Project+"/"+m.Name,
 		"host", last.Host, "barrier", t.Seq, "time", t.Time.UTC(), "complete", t.Complete)
-	return t, nil
+	return t
 }
 
-// putFence puts a segment with the one barrier at, which changes nothing, after a
-// segment of lastEpoch.
-func (s *Store) putFence(ctx context.Context, m *manifest, at point, lastEpoch uint64) error {
-	now := s.now()
+// putFence puts a segment with the one barrier at, which changes nothing, after what
+// was loaded.
+func (s *Store) putFence(ctx context.Context, m *manifest, at moment, l *loaded) error {
 	head := segmentHead{
-		Log: m.ID, Number: at.Segment, Epoch: m.Epoch, Host: s.opts.Host, Created: now.UnixNano(),
+		Log: m.ID, Number: at.Segment, Epoch: m.Epoch, Host: s.opts.Host, Created: at.Time.UnixNano(), Checkpoint: l.ckpt,
 	}
 	var err error
 	if head.Nonce, err = newNonce(s.random); err != nil {
@@ -79,9 +78,9 @@ func (s *Store) putFence(ctx context.Context, m *manifest, at point, lastEpoch u
 		return err
 	}
 	defer s.encoders.give(enc)
-	data, err := enc.encode(head, []wal.Batch{{Seq: at.Seq, Time: now}}, nil, 1)
+	data, err := enc.encode(head, []wal.Batch{{Seq: at.Seq, Time: at.Time, LSN: at.LSN, Line: at.Line}}, nil, 1)
 	if err != nil {
 		return err
 	}
-	return s.putSegment(ctx, segmentKey(m.ID, at.Segment), head, data, lastEpoch)
+	return s.putSegment(ctx, segmentKey(m.ID, at.Segment), head, data, l.epoch)
 }

@@ -17,10 +17,13 @@ import (
 //	segment number, epoch
 //	nonce: 16 bytes
 //	created: 8 bytes, little endian, unix nanoseconds
+//	checkpoint: the newest one of the log that was stored by then, 0 if none;
+//	  not in version 1
 //	batch count, then for each batch
 //	  seq minus the previous batch's (the first: as it is)
 //	  time minus the previous batch's, zigzag (the first: minus created)
 //	  LSN minus the previous batch's, zigzag
+//	  line minus the previous batch's, zigzag; not in version 1
 //	  entry count, then for each entry
 //	    kind | (slot of a data entry)<<2; the slot is 0 for other kinds
 //	    block minus the previous entry's end, zigzag
@@ -41,14 +44,16 @@ func encodeFooter(h segmentHead, batches []wal.Batch, frames []frameInfo, order 
 	buf = binary.AppendUvarint(buf, h.Epoch)
 	buf = append(buf, h.Nonce[:]...)
 	buf = binary.LittleEndian.AppendUint64(buf, uint64(h.Created))
+	buf = binary.AppendUvarint(buf, uint64(h.Checkpoint))
 	buf = binary.AppendUvarint(buf, uint64(len(batches)))
-	seq, last, lsn := wal.Seq(0), h.Created, uint64(0)
+	seq, last, lsn, line := wal.Seq(0), h.Created, uint64(0), uint64(0)
 	for i := range batches {
 		b := &batches[i]
 		buf = binary.AppendUvarint(buf, uint64(b.Seq-seq))
 		buf = binary.AppendVarint(buf, b.Time.UnixNano()-last)
 		buf = binary.AppendVarint(buf, int64(b.LSN-lsn))
-		seq, last, lsn = b.Seq, b.Time.UnixNano(), b.LSN
+		buf = binary.AppendVarint(buf, int64(b.Line-line))
+		seq, last, lsn, line = b.Seq, b.Time.UnixNano(), b.LSN, b.Line
 		buf = binary.AppendUvarint(buf, uint64(len(b.Entries)))
 		end := uint64(0)
 		for _, en := range b.Entries {
@@ -92,16 +97,16 @@ func decodeFooter(zr *zstd.Decoder, t trailerInfo, packed []byte, batches bool) 
 	if err != nil {
 		return nil, fmt.Errorf("decompress segment footer: %w: %w", err, ErrCorrupt)
 	}
-	f, err := parseFooter(raw, batches, t.off)
+	f, err := parseFooter(raw, t.version, batches, t.off)
 	if err != nil {
 		return nil, fmt.Errorf("segment footer: %w", err)
 	}
 	return f, nil
 }
 
-// parseFooter reads a decompressed footer of a segment whose frames take
-// framesBytes.
-func parseFooter(raw []byte, batches bool, framesBytes uint64) (*footer, error) {
+// parseFooter reads a decompressed footer of a segment of the version, whose frames
+// take framesBytes.
+func parseFooter(raw []byte, version uint16, batches bool, framesBytes uint64) (*footer, error) {
 	d := &decoder{buf: raw}
 	f := &footer{}
 	f.head.Log = BranchID(d.bytes(d.uvarint()))
@@ -112,7 +117,10 @@ func parseFooter(raw []byte, batches bool, framesBytes uint64) (*footer, error) 
 	if c := d.bytes(8); c != nil {
 		f.head.Created = int64(binary.LittleEndian.Uint64(c))
 	}
-	d.batches(f, batches)
+	if version > 1 {
+		f.head.Checkpoint = wal.SegmentNo(d.uvarint())
+	}
+	d.batches(f, version, batches)
 	d.frames(f, framesBytes)
 	if d.err == nil && len(d.buf) > 0 {
 		d.fail()
@@ -120,7 +128,7 @@ func parseFooter(raw []byte, batches bool, framesBytes uint64) (*footer, error) 
 	return f, d.err
 }
 
-func (d *decoder) batches(f *footer, keep bool) {
+func (d *decoder) batches(f *footer, version uint16, keep bool) {
 	count := d.uvarint()
 	if count > uint64(len(d.buf)) {
 		d.fail()
@@ -137,6 +145,9 @@ func (d *decoder) batches(f *footer, keep bool) {
 		at += d.varint()
 		b.Time = time.Unix(0, at)
 		b.LSN += uint64(d.varint())
+		if version > 1 {
+			b.Line += uint64(d.varint())
+		}
 		n := d.uvarint()
 		if step == 0 || n > uint64(len(d.buf)) {
 			d.fail()

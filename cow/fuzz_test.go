@@ -83,9 +83,9 @@ func checkLeaf(t *testing.T, n *node) {
 
 func FuzzFooter(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw []byte, frames uint64) {
-		ft, err := parseFooter(raw, true, frames)
+		ft, err := parseFooter(raw, segmentVersion, true, frames)
 		isOurs(t, err)
-		bare, berr := parseFooter(raw, false, frames)
+		bare, berr := parseFooter(raw, segmentVersion, false, frames)
 		if (err == nil) != (berr == nil) {
 			t.Fatalf("with batches %v, without %v", err, berr)
 		}
@@ -265,7 +265,7 @@ func fuzzSeeds(t *testing.T) map[string][][]any {
 	binary.LittleEndian.PutUint64(trailer[16:], 0)
 	add("FuzzTrailer", packed, trailer, true)
 	add("FuzzTrailer", packed, seg[len(seg)-segmentTrailer:], false)
-	f, err := parseFooter(raw, false, tr.off)
+	f, err := parseFooter(raw, tr.version, false, tr.off)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"time"
 
 	"github.com/bough-db/bough/wal"
 	"golang.org/x/sync/errgroup"
@@ -14,10 +13,9 @@ import (
 type loaded struct {
 	tree    tree
 	lineage []BranchID
-	at      point
+	at      moment
 	ckpt    wal.SegmentNo // newest checkpoint of the log that is not after at; 0 if none
 	epoch   uint64        // of the last segment
-	time    time.Time     // of the barrier at; zero if a checkpoint shows it
 }
 
 // gapRule says what a segment after the end of a log means.
@@ -42,7 +40,7 @@ const footersAhead = 8
 // the end of its log for logEnd, where gaps says how to find it. Its cost is one checkpoint and the footers of
 // the segments since, whatever the device's size.
 func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wal.Seq, gaps gapRule) (*loaded, error) {
-	l := &loaded{lineage: m.Lineage, at: point{Log: m.ID}}
+	l := &loaded{lineage: m.Lineage, at: m.begin()}
 	last, segs, beyond, err := s.listLog(ctx, m.ID, seg, seg)
 	if err != nil {
 		return nil, err
@@ -68,7 +66,7 @@ func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wa
 	if rec != nil {
 		l.tree = newTree(&s.gens, m.own())
 		l.tree.root.at = pageAddr{ckpt: rec.Root.Checkpoint, off: rec.Root.Offset, n: rec.Root.Bytes}
-		l.at.Segment, l.at.Seq = rec.Segment, rec.Seq
+		l.at = moment{point: point{Log: m.ID, Segment: rec.Segment, Seq: rec.Seq}, Time: rec.Time, Mark: rec.Mark}
 		l.ckpt, l.epoch = last, rec.Epoch
 	} else if err := s.loadFork(ctx, m, l); err != nil {
 		return nil, err
@@ -88,7 +86,20 @@ func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wa
 	if seg != logEnd && l.at.Seq != seq {
 		return nil, fmt.Errorf("log of %s ends at barrier %d, before %d: %w", m.ID, l.at.Seq, seq, ErrCorrupt)
 	}
-	return l, nil
+	return l, s.fillIn(ctx, l)
+}
+
+// fillIn completes what a checkpoint did not say of the barrier that it shows:
+// older ones have neither time nor mark.
+func (s *Store) fillIn(ctx context.Context, l *loaded) error {
+	if !l.at.Time.IsZero() {
+		return nil
+	}
+	batches, _, err := s.segmentBatches(ctx, l.at.Log, l.at.Segment)
+	if n := len(batches); err == nil && n > 0 {
+		l.at = momentOf(l.at.Log, l.at.Segment, &batches[n-1])
+	}
+	return err
 }
 
 // loadFork starts a tree from where the branch began.
@@ -106,7 +117,9 @@ func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
 		return fmt.Errorf("fork point of %s: %w", m.ID, err)
 	}
 	l.tree = p.tree.fork(m.own())
-	l.at.Seq = m.Fork.Seq
+	if m.Fork.Time.IsZero() { // an older record
+		l.at.Time, l.at.Mark = p.at.Time, p.at.Mark
+	}
 	return nil
 }
 
@@ -241,7 +254,7 @@ func (s *Store) replay(ctx context.Context, m *manifest, l *loaded, segs []wal.S
 				if err := s.applyBatch(ctx, m, l, n, bt, &pages); err != nil {
 					return err
 				}
-				l.at.Seq, l.at.Segment, l.time = bt.Seq, n, bt.Time
+				l.at = momentOf(m.ID, n, bt)
 			}
 		}
 	}

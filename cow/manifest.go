@@ -38,7 +38,7 @@ type manifest struct {
 	// was at Fork, which may lie in the log of an older ancestor. Both are
 	// empty for a branch that began empty.
 	Parent BranchID `json:"parent,omitempty"`
-	Fork   point    `json:"fork,omitzero"`
+	Fork   moment   `json:"fork,omitzero"`
 	// Lineage has the logs that addresses of this branch can name, by index,
 	// the branch's own last.
 	Lineage []BranchID `json:"lineage"`
@@ -48,7 +48,7 @@ type manifest struct {
 	Epoch uint64 `json:"epoch"`
 	Host  string `json:"host,omitempty"`
 	Clean bool   `json:"clean"`
-	Head  point  `json:"head"`
+	Head  moment `json:"head"`
 
 	// Durability is what flushes wait for; empty means local. When it is remote,
 	// the store has every flush that returned.

@@ -125,7 +125,7 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID, opts OpenOption
 	if last.Host != s.opts.Host {
 		s.forgetLog(id)
 	}
-	l := &loaded{at: point{Log: id, Seq: m.Fork.Seq}}
+	l := &loaded{at: m.begin()}
 	var taken *TakenOver
 	tr, ok := s.forked.Get(id)
 	switch {
@@ -143,10 +143,13 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID, opts OpenOption
 	b := &Branch{
 		store: s, id: id, log: m.own(), lineage: m.Lineage, epoch: m.Epoch, size: m.Size,
 		open: newBatch(), nextSeq: l.at.Seq + 1, partial: map[uint64]partialBlock{},
-		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, tree: l.tree, head: l.at,
+		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, savedCkpt: l.ckpt, tree: l.tree, head: l.at,
+		lastTime: l.at.Time, mark: l.at.Mark,
 		tail: l.at.Segment, durability: m.durability(), progress: make(chan struct{}), taken: taken,
-		hasFailed:    make(chan struct{}),
 		durabilityMu: newPatientLock(),
+	}
+	if s.opts.Marker != nil {
+		b.marker = s.opts.Marker(l.at.Mark)
 	}
 	b.leadFree = sync.NewCond(&b.mu)
 	b.foldMu, b.ckptMu = newPatientLock(), newPatientLock()
@@ -244,7 +247,7 @@ func (b *Branch) finish(ctx context.Context) error {
 	}
 	b.foldMu.Lock()
 	b.treeMu.Lock()
-	c := &cut{tree: b.tree.fork(b.log), segment: last, seq: b.head.Seq}
+	c := &cut{tree: b.tree.fork(b.log), at: b.head}
 	b.treeMu.Unlock()
 	b.foldMu.Unlock()
 	return b.checkpoint(ctx, c)
@@ -269,7 +272,6 @@ func (b *Branch) abandon() {
 	b.queue, b.journal = nil, nil
 	if b.failed == nil {
 		b.failed = ErrClosed
-		close(b.hasFailed)
 	}
 	b.progressed()
 }
@@ -282,22 +284,22 @@ func (b *Branch) markClean(ctx context.Context) error {
 			return fmt.Errorf("epoch %d instead of %d: %w", m.Epoch, b.epoch, ErrFenced)
 		}
 		m.Clean = true
-		m.Head = point{Log: b.id, Segment: b.head.Segment, Seq: b.head.Seq}
+		m.Head = b.head
 		return nil
 	})
 	return err
 }
 
 // headOf returns the last barrier of a branch that is not open here.
-func (s *Store) headOf(ctx context.Context, m *manifest) (point, error) {
+func (s *Store) headOf(ctx context.Context, m *manifest) (moment, error) {
 	if m.Epoch == 0 {
-		return point{Log: m.ID, Seq: m.Fork.Seq}, nil
+		return m.begin(), nil
 	}
 	if m.Clean {
 		return m.Head, nil
 	}
 	if err := s.pickUpAll(ctx, m); err != nil {
-		return point{}, err
+		return moment{}, err
 	}
 	gaps := gapsAreLoss
 	if s.attachedElsewhere(m) {
@@ -305,7 +307,7 @@ func (s *Store) headOf(ctx context.Context, m *manifest) (point, error) {
 	}
 	l, err := s.load(ctx, m, logEnd, 0, gaps)
 	if err != nil {
-		return point{}, err
+		return moment{}, err
 	}
 	return l.at, nil
 }

@@ -163,10 +163,11 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 	case !isNotExist(err):
 		return err
 	}
-	if err := s.checkChain(ctx, m, h); err != nil {
+	ckpt, err := s.checkChain(ctx, m, h)
+	if err != nil {
 		return fmt.Errorf("journal %s: %w", r.Path(), err)
 	}
-	if err := s.putJournal(ctx, r.Journal, h.Epoch, func(error) {}); err != nil {
+	if err := s.putJournal(ctx, r.Journal, h.Epoch, ckpt, func(error) {}); err != nil {
 		return err
 	}
 	s.log.Info("journal recovered", "branch", log, "segment", h.Segment, "barriers", len(r.Batches()))
@@ -174,21 +175,23 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 	return nil
 }
 
-// checkChain tells whether a journal goes on where the segment before it ends.
-func (s *Store) checkChain(ctx context.Context, m *manifest, h wal.Header) error {
+// checkChain tells whether a journal goes on where the segment before it ends, and
+// returns the checkpoint that this one names.
+func (s *Store) checkChain(ctx context.Context, m *manifest, h wal.Header) (ckpt wal.SegmentNo, err error) {
 	before := m.Fork.Seq
 	if h.Segment > 1 {
 		f, err := s.readFooter(ctx, m.ID, h.Segment-1, true)
 		if err != nil {
-			return fmt.Errorf("segment %d, which comes before it: %w", h.Segment-1, err)
+			return 0, fmt.Errorf("segment %d, which comes before it: %w", h.Segment-1, err)
 		}
+		ckpt = f.head.Checkpoint
 		if n := len(f.batches); n > 0 {
 			before = f.batches[n-1].Seq
 		}
 	}
 	if h.FirstSeq != before+1 {
-		return fmt.Errorf("it begins with barrier %d, the log ends with %d: barriers are missing: %w",
+		return 0, fmt.Errorf("it begins with barrier %d, the log ends with %d: barriers are missing: %w",
 			h.FirstSeq, before, ErrCorrupt)
 	}
-	return nil
+	return ckpt, nil
 }

@@ -29,9 +29,8 @@ type liveSegment struct {
 
 // cut is a tree of which a checkpoint is to be written.
 type cut struct {
-	tree    tree
-	segment wal.SegmentNo
-	seq     wal.Seq
+	tree tree
+	at   moment // the barrier that it shows, the last one of its segment
 }
 
 // segmentEntriesMax is how many entries end a segment before its slots do, so that
@@ -187,7 +186,7 @@ func (b *Branch) seal() {
 // cutCheckpoint takes the tree as it is, at the end of the segment. foldMu and
 // treeMu are held.
 func (b *Branch) cutCheckpoint(ls *liveSegment) {
-	ls.cut = &cut{tree: b.tree.fork(b.log), segment: ls.number, seq: b.head.Seq}
+	ls.cut = &cut{tree: b.tree.fork(b.log), at: b.head}
 	b.tree.unsaved = 0
 	b.lastCkpt = ls.number
 }
@@ -195,7 +194,10 @@ func (b *Branch) cutCheckpoint(ls *liveSegment) {
 // upload stores a sealed segment, counts it in order, and gives its journal file
 // back. It goes on trying until the branch is closed in a hurry.
 func (b *Branch) upload(ls *liveSegment) {
-	if err := b.store.putJournal(b.ctx, ls.journal, b.epoch, b.setTrouble); err != nil {
+	b.mu.Lock()
+	ckpt := b.savedCkpt
+	b.mu.Unlock()
+	if err := b.store.putJournal(b.ctx, ls.journal, b.epoch, ckpt, b.setTrouble); err != nil {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.ctx.Err() == nil {
@@ -220,7 +222,7 @@ func (b *Branch) upload(ls *liveSegment) {
 	for _, c := range cuts {
 		if err := b.checkpoint(b.ctx, c); err != nil && b.ctx.Err() == nil {
 			// The log has everything: a later checkpoint will do.
-			b.store.log.Warn("checkpoint not written", "branch", b.id, "segment", c.segment, "err", err)
+			b.store.log.Warn("checkpoint not written", "branch", b.id, "segment", c.at.Segment, "err", err)
 		}
 	}
 }
@@ -246,12 +248,12 @@ const encodedCopyMax = 256 << 10
 
 // putJournal encodes a sealed journal and puts it into the store, with retries
 // until ctx ends. It returns ErrFenced when another writer has the number. note is
-// told of each failure, and of success with nil.
-func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64, note func(error)) error {
+// told of each failure, and of success with nil; ckpt is the log's newest checkpoint.
+func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64, ckpt wal.SegmentNo, note func(error)) error {
 	h := j.Header()
 	head := segmentHead{
 		Log: BranchID(h.Log), Number: h.Segment, Epoch: epoch, Nonce: j.Nonce(),
-		Host: s.opts.Host, Created: h.Created.UnixNano(),
+		Host: s.opts.Host, Created: h.Created.UnixNano(), Checkpoint: ckpt,
 	}
 	key := segmentKey(head.Log, head.Number)
 	enc, err := s.encoders.take(ctx)

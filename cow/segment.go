@@ -18,7 +18,7 @@ import (
 //	trailer  segmentTrailer bytes (little endian):
 //	  offset size  field
 //	       0    8  magic "BOUGHSEG"
-//	       8    2  version, 1
+//	       8    2  version, 2; version 1 is read too
 //	      10    2  reserved, 0
 //	      12    4  footer length, bytes
 //	      16    8  footer offset, bytes from the object's start
@@ -31,7 +31,7 @@ import (
 // that a frame of another segment, or of another place, never passes for it.
 const (
 	segmentMagic   = "BOUGHSEG"
-	segmentVersion = 1
+	segmentVersion = 2
 	segmentTrailer = 36
 
 	frameBlocks = 16 // 64 KiB: larger frames do not compress better
@@ -67,6 +67,9 @@ type segmentHead struct {
 	Nonce   nonce
 	Host    string // who wrote it
 	Created int64  // unix nanoseconds
+	// Checkpoint is the newest one of the log that was stored when the segment was
+	// packed; 0 if none, or not known.
+	Checkpoint wal.SegmentNo
 }
 
 // frameInfo says where a frame is in its segment and what it must be.
@@ -211,6 +214,7 @@ func appendTrailer(out []byte, at, raw int) []byte {
 type trailerInfo struct {
 	off, size, raw uint64
 	sum            uint32
+	version        uint16
 }
 
 // decodeTrailer reads the last bytes of a segment of the given total size.
@@ -224,11 +228,13 @@ func decodeTrailer(t []byte, total int64) (trailerInfo, error) {
 	if crc32.Checksum(t[:32], castagnoli) != binary.LittleEndian.Uint32(t[32:]) {
 		return trailerInfo{}, fmt.Errorf("segment trailer checksum: %w", ErrCorrupt)
 	}
-	if v := binary.LittleEndian.Uint16(t[8:]); v != segmentVersion {
+	v := binary.LittleEndian.Uint16(t[8:])
+	if v == 0 || v > segmentVersion {
 		return trailerInfo{}, fmt.Errorf("segment version %d: %w", v, ErrNewerFormat)
 	}
 	i := trailerInfo{
-		size: uint64(binary.LittleEndian.Uint32(t[12:])), off: binary.LittleEndian.Uint64(t[16:]),
+		version: v,
+		size:    uint64(binary.LittleEndian.Uint32(t[12:])), off: binary.LittleEndian.Uint64(t[16:]),
 		raw: uint64(binary.LittleEndian.Uint32(t[24:])), sum: binary.LittleEndian.Uint32(t[28:]),
 	}
 	if i.off > uint64(total) || i.off+i.size != uint64(total)-segmentTrailer || i.raw > footerBytesMax {

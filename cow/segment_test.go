@@ -3,6 +3,7 @@ package cow
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"hash/crc32"
 	"slices"
@@ -24,11 +25,11 @@ func (s slots) ReadAt(p []byte, slot wal.Slot) error {
 
 // sampleJournal is a journal of n blocks in batches of up to 7, with trims between.
 func sampleJournal(n int) (segmentHead, []wal.Batch, slots) {
-	h := segmentHead{Log: "br-calm-oak-00000001", Number: 7, Epoch: 3, Nonce: nonce{1, 2, 3}, Host: "here", Created: 1700000000e9}
+	h := segmentHead{Log: "br-calm-oak-00000001", Number: 7, Epoch: 3, Nonce: nonce{1, 2, 3}, Host: "here", Created: 1700000000e9, Checkpoint: 6}
 	src := slots{make([]byte, BlockSize)}
 	var batches []wal.Batch
 	for i := 0; i < n; {
-		b := wal.Batch{Seq: wal.Seq(100 + len(batches)), Time: time.Unix(1700000000+int64(i), 5), LSN: uint64(i) * 8192}
+		b := wal.Batch{Seq: wal.Seq(100 + len(batches)), Time: time.Unix(1700000000+int64(i), 5), LSN: uint64(i) * 8192, Line: uint64(1 + i/50)}
 		src = append(src, make([]byte, BlockSize)) // the record's header
 		c := min(7, n-i)
 		b.Entries = append(b.Entries, wal.Entry{Kind: wal.KindData, Block: uint64(1000 - i), Count: uint64(c), Slot: wal.Slot(len(src))})
@@ -77,7 +78,7 @@ func TestSegment(t *testing.T) {
 			t.Errorf("head %+v became %+v", h, f.head)
 		}
 		same := slices.EqualFunc(f.batches, batches, func(a, b wal.Batch) bool {
-			return a.Seq == b.Seq && a.LSN == b.LSN && a.Time.Equal(b.Time) && slices.Equal(a.Entries, b.Entries)
+			return a.Seq == b.Seq && a.LSN == b.LSN && a.Line == b.Line && a.Time.Equal(b.Time) && slices.Equal(a.Entries, b.Entries)
 		})
 		if !same {
 			t.Errorf("%d blocks: batches %v became %v", n, batches, f.batches)
@@ -122,12 +123,40 @@ func TestSegmentVersions(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr := bytes.Clone(seg[len(seg)-segmentTrailer:])
-	tr[8] = 2
+	tr[8] = segmentVersion + 1
 	binary.LittleEndian.PutUint32(tr[32:], crc32.Checksum(tr[:32], castagnoli))
 	if _, err := decodeTrailer(tr, int64(len(seg))); !errors.Is(err, ErrNewerFormat) {
-		t.Errorf("trailer of version 2: %v", err)
+		t.Errorf("trailer of a later version: %v", err)
 	}
 	if err := decodeRecord(nameKind, []byte("bough name 2 00000000\n{}\n"), &nameRecord{}); !errors.Is(err, ErrNewerFormat) {
 		t.Errorf("record of version 2: %v", err)
+	}
+}
+
+// TestFooterVersion1 reads the footer of a segment that an earlier version wrote,
+// which has no marks: the example of its description.
+func TestFooterVersion1(t *testing.T) {
+	raw, err := hex.DecodeString("1562722d796f756e672d6173682d7475747568" + "35646a056c6f63616c0101d2d8e8f83ec12a2ee7" +
+		"543378f83a62cc150dd43a0386e01802010000020904021180" + "0e0101000001" + "02c801080101" + "03ba08b4643fdb040202")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := parseFooter(raw, 1, true, 1082)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if f.head.Log != "br-young-ash-tutuh5dj" || f.head.Checkpoint != 0 || len(f.batches) != 2 {
+		t.Fatalf("it is of %s, names checkpoint %d, and has %d batches", f.head.Log, f.head.Checkpoint, len(f.batches))
+	}
+	want := []wal.Entry{{Block: 2, Count: 2, Slot: 2, Kind: wal.KindData}, {Block: 900, Count: 1, Slot: 4, Kind: wal.KindData}}
+	if b := f.batches[0]; b.Seq != 1 || b.LSN != 0 || b.Line != 0 || !slices.Equal(b.Entries, want) {
+		t.Errorf("first batch: %+v", b)
+	}
+	want = []wal.Entry{{Block: 100, Count: 8, Kind: wal.KindTrim}}
+	if b := f.batches[1]; b.Seq != 2 || !slices.Equal(b.Entries, want) {
+		t.Errorf("second batch: %+v", b)
+	}
+	if _, err := parseFooter(raw, segmentVersion, true, 1082); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("read as version %d: %v, want ErrCorrupt", segmentVersion, err)
 	}
 }

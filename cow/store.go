@@ -63,6 +63,9 @@ type Options struct {
 	// system above does not survive a flush that failed, but it does survive one
 	// that takes long. Default: 0, until there is space or the branch is closed.
 	FullWait time.Duration
+	// Marker makes the Marker of a branch that is being opened, whose last barrier has
+	// the mark. Default: none, and barriers have the zero Mark.
+	Marker func(last Mark) Marker
 	// Now is the clock of barriers. Default: time.Now.
 	Now func() time.Time
 	// Random gives ids and nonces. Default: crypto/rand.
@@ -243,6 +246,10 @@ func (s *Store) checkFormat(ctx context.Context) error {
 }
 
 func (s *Store) now() time.Time { return s.opts.Now() }
+
+// wallTime is now without the reading of the monotonic clock: two of them compare as
+// they will when they are read back.
+func (s *Store) wallTime() time.Time { return s.now().UTC().Round(0) }
 
 // Close closes every branch that is still open, and the Store. Journals that
 // could not be stored before ctx ended stay on disk for the next life.

@@ -28,9 +28,6 @@ const (
 type OpenOptions struct {
 	// TakeOver: see there. Default: TakeOverNone.
 	TakeOver TakeOver
-	// Epoch is that of the writer to take the branch from, as AttachedError had it:
-	// whoever has it by now is another one, whom nobody has asked. Default: any.
-	Epoch uint64
 }
 
 // AttachedError says that another host has a branch, and up to which barrier the
@@ -39,7 +36,6 @@ type AttachedError struct {
 	ID            BranchID
 	Project, Name string
 	Host          string // who has it
-	Epoch         uint64 // that it has it in
 	Durability    Durability
 	// Seq is the last barrier in the store, of time Time. Both are zero where the
 	// store could not tell.
@@ -78,61 +74,24 @@ func (s *Store) attachedElsewhere(m *manifest) bool {
 // attachedError describes who has the branch. What the store has of it is looked
 // up as far as that is possible.
 func (s *Store) attachedError(ctx context.Context, m *manifest) *AttachedError {
-	e := &AttachedError{
-		ID: m.ID, Project: m.Project, Name: m.Name, Host: m.Host, Epoch: m.Epoch, Durability: m.durability(),
-	}
-	if at, when, err := s.storedHead(ctx, m); err == nil {
-		e.Seq, e.Time = at.Seq, when
+	e := &AttachedError{ID: m.ID, Project: m.Project, Name: m.Name, Host: m.Host, Durability: m.durability()}
+	if at, err := s.storedHead(ctx, m); err == nil {
+		e.Seq, e.Time = at.Seq, at.Time
 	}
 	return e
 }
 
-// Stored returns the last barrier of a branch that the store has, which is all that
-// other hosts see of it, and its time.
-func (s *Store) Stored(ctx context.Context, id BranchID) (wal.Seq, time.Time, error) {
-	m, _, err := s.readManifest(ctx, id)
-	if err != nil {
-		return 0, time.Time{}, err
-	}
-	at, when, err := s.storedHead(ctx, m)
-	if err != nil {
-		return 0, time.Time{}, fmt.Errorf("look for the last stored barrier of branch %s: %w", id, err)
-	}
-	return at.Seq, when, nil
-}
-
-// storedHead returns the last barrier of a branch that the store has, and its
-// time.
-func (s *Store) storedHead(ctx context.Context, m *manifest) (point, time.Time, error) {
+// storedHead returns the last barrier of a branch that the store has.
+func (s *Store) storedHead(ctx context.Context, m *manifest) (moment, error) {
 	l, err := s.load(ctx, m, logEnd, 0, gapsHappen)
 	if err != nil {
-		return point{}, time.Time{}, err
+		return moment{}, err
 	}
-	when, err := s.endTime(ctx, m, l)
-	return l.at, when, err
-}
-
-// endTime returns the time of the barrier that l shows.
-func (s *Store) endTime(ctx context.Context, m *manifest, l *loaded) (time.Time, error) {
-	switch {
-	case !l.time.IsZero():
-		return l.time, nil
-	case l.at.Segment == 0:
-		return m.Created, nil
-	}
-	// A checkpoint had all of it.
-	batches, _, err := s.segmentBatches(ctx, m.ID, l.at.Segment)
-	if err != nil || len(batches) == 0 {
-		return m.Created, err
-	}
-	return batches[len(batches)-1].Time, nil
+	return l.at, nil
 }
 
 // mayTake tells whether the branch, which another host has, may be taken over.
 func (o OpenOptions) mayTake(m *manifest) bool {
-	if o.Epoch != 0 && m.Epoch != o.Epoch {
-		return false
-	}
 	switch o.TakeOver {
 	case TakeOverLossy:
 		return true

@@ -131,6 +131,9 @@ func (b *Branch) putBlock(block uint64, p []byte) {
 	if len(b.partial) > 0 {
 		b.changed(block)
 	}
+	if b.marker != nil {
+		b.marker.Look(block, p)
+	}
 	copy(b.open.block(block, b.store.journals), p)
 }
 
@@ -328,11 +331,11 @@ func (b *Branch) commit() error {
 	}
 	bt := b.open
 	b.open, b.committing = newBatch(), bt
-	ls, seq := b.journal, b.nextSeq
+	ls, at := b.journal, b.nextBarrier()
 	b.mu.Unlock()
-	err := ls.journal.Write(bt.recs, wal.Meta{Seq: seq, Time: b.barrierTime(), Commit: true})
+	err := ls.journal.Write(bt.recs, wal.Meta{Seq: at.Seq, Time: at.Time, LSN: at.LSN, Line: at.Line, Commit: true})
 	if err == nil {
-		err = b.fold(bt, ls, seq)
+		err = b.fold(bt, ls, at)
 	}
 	b.mu.Lock()
 	bt.finished = true
@@ -392,19 +395,31 @@ func (b *Branch) spill() {
 	bt.moved(recs, b.log, ls.number)
 }
 
+// nextBarrier describes the barrier that the open batch becomes. mu is held, and the
+// caller leads.
+func (b *Branch) nextBarrier() moment {
+	if b.marker != nil {
+		if m := b.marker.Mark(); b.mark.Before(m) {
+			b.mark = m
+		}
+	}
+	at := point{Log: b.id, Segment: b.journal.number, Seq: b.nextSeq}
+	return moment{point: at, Time: b.barrierTime(), Mark: b.mark}
+}
+
 // barrierTime is the time of the next barrier: now, but never before that of
-// the last one. The caller leads.
+// the last one, whoever wrote that. The caller leads.
 func (b *Branch) barrierTime() time.Time {
-	if now := b.store.now(); now.After(b.lastTime) {
+	if now := b.store.wallTime(); now.After(b.lastTime) {
 		b.lastTime = now
 	}
 	return b.lastTime
 }
 
 // fold puts the batch's changes into the tree, whose state then is the barrier
-// seq. Nobody sees a part of them: readers find the batch itself first, and
+// at. Nobody sees a part of them: readers find the batch itself first, and
 // whoever copies the tree waits for foldMu.
-func (b *Branch) fold(bt *batch, ls *liveSegment, seq wal.Seq) error {
+func (b *Branch) fold(bt *batch, ls *liveSegment, at moment) error {
 	b.foldMu.Lock()
 	defer b.foldMu.Unlock()
 	f := folding{b: b, pages: pinned{cache: b.store.pages, lineage: b.lineage}}
@@ -417,7 +432,7 @@ func (b *Branch) fold(bt *batch, ls *liveSegment, seq wal.Seq) error {
 		}
 	}
 	b.treeMu.Lock()
-	b.head = point{Log: b.id, Segment: ls.number, Seq: seq}
+	b.head = at
 	b.treeMu.Unlock()
 	return nil
 }

@@ -160,7 +160,7 @@ func (d *driver) batch(log string) error {
 		d.pool.quiesce()
 	}
 	l.tried = l.acked + 1
-	m := Meta{Seq: l.tried, Time: time.Unix(0, int64(l.tried)*1e9), LSN: uint64(l.tried)}
+	m := Meta{Seq: l.tried, Time: time.Unix(0, int64(l.tried)*1e9), LSN: uint64(l.tried), Line: ^uint64(l.tried)}
 	spill := d.rng.IntN(len(recs) + 1)
 	if spill == len(recs) {
 		spill = 0
@@ -318,8 +318,8 @@ func (d *driver) checkBatch(log string, j *Journal, b Batch) error {
 	if diff := gocmp.Diff(merge(want), merge(got)); diff != "" {
 		d.t.Fatalf("%s batch %d (-want +got):\n%s", log, b.Seq, diff)
 	}
-	if b.LSN != uint64(b.Seq) || b.Time.UnixNano() != int64(b.Seq)*1e9 {
-		d.t.Fatalf("%s batch %d: LSN %d, time %v", log, b.Seq, b.LSN, b.Time)
+	if b.LSN != uint64(b.Seq) || b.Line != ^uint64(b.Seq) || b.Time.UnixNano() != int64(b.Seq)*1e9 {
+		d.t.Fatalf("%s batch %d: LSN %d, line %#x, time %v", log, b.Seq, b.LSN, b.Line, b.Time)
 	}
 	return nil
 }

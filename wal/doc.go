@@ -73,9 +73,10 @@
 //	    40     4  index of the record in its batch, from 0
 //	    44     4  number of entries, at most 249
 //	    48     8  time of the batch, Unix nanoseconds
-//	    56     8  highest Postgres LSN seen, 0 if none
+//	    56     8  LSN: how far the database's log reaches, 0 if not known
 //	    64     4  number of data blocks that follow
 //	    68     4  data checksum
+//	    72     8  line: the history of that log that the LSN is in, 0 if not known
 //	    96    16  entry, repeated
 //	  4092     4  checksum of bytes 0 to 4091
 //
@@ -91,7 +92,7 @@
 // blocks: so the one pass over the data that a commit can afford also yields what
 // ReadAt needs to check single blocks. Nonce and slot are in the header block
 // that covers the data's checksum, so a record in the wrong place or file is no
-// record. Time and LSN of a batch are those of its last record.
+// record. Time, LSN and line of a batch are those of its last record.
 //
 // Version rule: whoever changes the meaning of any byte raises the version. The
 // magic, the version and the place of the checksum stay, so that an older program

@@ -201,7 +201,7 @@ type recordHeader struct {
 	index          uint32
 	entries        uint32
 	time           int64
-	lsn            uint64
+	lsn, line      uint64
 	blocks         uint32
 	dataSum        uint32
 	nonce          nonce
@@ -226,7 +226,8 @@ func encodeRecord(b []byte, h *recordHeader, entries []Entry) {
 	le.PutUint64(b[56:], h.lsn)
 	le.PutUint32(b[64:], h.blocks)
 	le.PutUint32(b[68:], h.dataSum)
-	clear(b[72:recordFixedBytes])
+	le.PutUint64(b[72:], h.line)
+	clear(b[80:recordFixedBytes])
 	at := recordFixedBytes
 	for i := range entries {
 		e := &entries[i]
@@ -260,6 +261,7 @@ func decodeRecord(b []byte) recordHeader {
 		lsn:     le.Uint64(b[56:]),
 		blocks:  le.Uint32(b[64:]),
 		dataSum: le.Uint32(b[68:]),
+		line:    le.Uint64(b[72:]),
 	}
 	copy(h.nonce[:], b[16:])
 	return h

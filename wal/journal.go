@@ -24,7 +24,8 @@ type Header struct {
 type Meta struct {
 	Seq  Seq       // one more than that of the batch before
 	Time time.Time // kept as Unix nanoseconds
-	LSN  uint64    // the highest Postgres LSN seen so far; 0 = none
+	LSN  uint64    // how far the database's log reaches on the device; 0 = not known
+	Line uint64    // the history of that log that LSN is in; it only grows
 	// Commit ends the batch and makes it durable. Without it the records are
 	// spilled: written, but neither durable nor part of the journal until a
 	// Write of the same Seq commits.
@@ -36,6 +37,7 @@ type Batch struct {
 	Seq     Seq
 	Time    time.Time
 	LSN     uint64
+	Line    uint64
 	Entries []Entry // of all its records, in order; shared, read-only
 }
 
@@ -83,6 +85,7 @@ type batchRef struct {
 	seq      Seq
 	time     int64
 	lsn      uint64
+	line     uint64
 	from, to int
 }
 
@@ -141,7 +144,7 @@ func (j *Journal) Batches() []Batch {
 	out := make([]Batch, len(j.batches))
 	for i, b := range j.batches {
 		out[i] = Batch{
-			Seq: b.seq, Time: time.Unix(0, b.time), LSN: b.lsn,
+			Seq: b.seq, Time: time.Unix(0, b.time), LSN: b.lsn, Line: b.line,
 			Entries: j.entries[b.from:b.to:b.to],
 		}
 	}
@@ -174,7 +177,9 @@ func (j *Journal) Write(recs []*Record, m Meta) error {
 		bufs = append(bufs, j.head)
 		off = 0
 	}
-	h := recordHeader{slot: at, seq: m.Seq, index: j.spilled, time: m.Time.UnixNano(), lsn: m.LSN, nonce: j.header.nonce}
+	h := recordHeader{
+		slot: at, seq: m.Seq, index: j.spilled, time: m.Time.UnixNano(), lsn: m.LSN, line: m.Line, nonce: j.header.nonce,
+	}
 	for i, r := range recs {
 		if m.Commit && i == len(recs)-1 {
 			h.flags = flagCommit
@@ -293,16 +298,16 @@ func (j *Journal) note(recs []*Record, at Slot, m Meta) {
 		j.spilled += uint32(len(recs))
 		return
 	}
-	j.commit(m.Seq, m.Time.UnixNano(), m.LSN, at)
+	j.commit(m, at)
 }
 
 // commit closes the open batch in the index.
-func (j *Journal) commit(seq Seq, unixNano int64, lsn uint64, end Slot) {
+func (j *Journal) commit(m Meta, end Slot) {
 	j.batches = append(j.batches, batchRef{
-		seq: seq, time: unixNano, lsn: lsn, from: j.firstOpen, to: len(j.entries),
+		seq: m.Seq, time: m.Time.UnixNano(), lsn: m.LSN, line: m.Line, from: j.firstOpen, to: len(j.entries),
 	})
 	j.firstOpen = len(j.entries)
-	j.openSeq = seq + 1
+	j.openSeq = m.Seq + 1
 	j.spilled = 0
 	j.end = end
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/bough-db/bough/vfs"
 )
@@ -126,7 +127,7 @@ func (j *Journal) replayRecord(s *scanner, slot Slot) (Slot, error) {
 	j.spilled++
 	slot += h.size()
 	if h.flags&flagCommit != 0 {
-		j.commit(h.seq, h.time, h.lsn, slot)
+		j.commit(Meta{Seq: h.seq, Time: time.Unix(0, h.time), LSN: h.lsn, Line: h.line}, slot)
 	}
 	return slot, nil
 }

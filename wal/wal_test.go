@@ -66,7 +66,7 @@ func record(t testing.TB, p *Pool, seq Seq, blocks ...uint64) *Record {
 }
 
 func meta(seq Seq, commit bool) Meta {
-	return Meta{Seq: seq, Time: time.Unix(1700000000, int64(seq)), LSN: uint64(seq) * 10, Commit: commit}
+	return Meta{Seq: seq, Time: time.Unix(1700000000, int64(seq)), LSN: uint64(seq) * 10, Line: uint64(seq) << 40, Commit: commit}
 }
 
 func write(t testing.TB, j *Journal, m Meta, recs ...*Record) {
@@ -105,7 +105,7 @@ func TestWriteReadRecover(t *testing.T) {
 			t.Fatalf("header = %+v", h)
 		}
 		bs := j.Batches()
-		if len(bs) != 2 || bs[0].Seq != 41 || bs[1].Seq != 42 || bs[1].LSN != 420 ||
+		if len(bs) != 2 || bs[0].Seq != 41 || bs[1].Seq != 42 || bs[1].LSN != 420 || bs[1].Line != 42<<40 ||
 			!bs[1].Time.Equal(time.Unix(1700000000, 42)) || len(bs[0].Entries) != 2 || len(bs[1].Entries) != 4 {
 			t.Fatalf("batches = %+v", bs)
 		}
