@@ -14,6 +14,9 @@ GO       ?= go
 # it sees nothing.
 RACE     := vfs wal cache objstore cow blockdev branchfs postgres proxy api
 
+# The S3 server of the tests; one that is named must be there.
+S3       := BOUGH_VERSITYGW=$(CURDIR)/bin/versitygw
+
 # make run
 ifeq ($(shell id -u),0)
 BOUGH_STATE   ?= /var/lib/bough
@@ -34,9 +37,9 @@ build: ## build the static binary bin/bough
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bough ./cmd/bough
 
 .PHONY: test
-test: deps lint build ## all checks and tests, end to end included
-	$(GO) test -timeout 15m ./...
-	$(GO) test -timeout 10m -race -short \
+test: deps lint build bin/versitygw ## all checks and tests, end to end included
+	$(S3) $(GO) test -timeout 15m ./...
+	$(S3) $(GO) test -timeout 10m -race -short \
 	  $$($(GO) list ./... | grep -E '/bough/($(subst $() ,|,$(RACE)))(/|$$)')
 
 .PHONY: run
@@ -53,8 +56,8 @@ lint: bin/staticcheck ## gofmt, go vet, staticcheck
 	bin/staticcheck ./...
 
 .PHONY: soak
-soak: deps build ## the long tests, for SOAK=30m each
-	BOUGH_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak' ./...
+soak: deps build bin/versitygw ## the long tests, for SOAK=30m each
+	$(S3) BOUGH_SOAK=$(SOAK) $(GO) test -count=1 -timeout 0 -v -run '^TestSoak' ./...
 
 .PHONY: bench
 bench: deps build ## bough against this machine's own file system (BENCHFLAGS=-h: how)
@@ -83,3 +86,7 @@ help: ## this list
 # Tools are pinned in a module of their own, so that they never reach go.mod.
 bin/staticcheck: tools/go.mod tools/go.sum
 	cd tools && $(GO) build -o ../bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+
+# Two to six minutes the first time; make keeps it after that.
+bin/versitygw: tools/versitygw/go.mod tools/versitygw/go.sum
+	cd tools/versitygw && $(GO) build -trimpath -ldflags '-s -w' -o ../../bin/versitygw github.com/versity/versitygw/cmd/versitygw

@@ -33,6 +33,8 @@ type Branches interface {
 	ListBranches(ctx context.Context, project string) ([]Branch, error)
 	// Branch returns one branch.
 	Branch(ctx context.Context, project, name string) (Branch, error)
+	// SetBranch changes settings of a branch, which may be in use.
+	SetBranch(ctx context.Context, project, name string, req SetBranch) (Branch, error)
 	// RenameBranch gives a branch another name.
 	RenameBranch(ctx context.Context, project, name, to string) (Branch, error)
 	// DeleteBranch stops and deletes a branch; its children stay.
@@ -43,7 +45,7 @@ type Branches interface {
 type Endpoints interface {
 	// Start starts the branch's Postgres and returns when it accepts
 	// connections; one that runs already is a success.
-	Start(ctx context.Context, project, branch string) (Branch, error)
+	Start(ctx context.Context, project, branch string, req StartBranch) (StartedBranch, error)
 	// Suspend stops the branch's Postgres; one that is suspended is a success.
 	Suspend(ctx context.Context, project, branch string) (Branch, error)
 	// Connection says how to connect; it starts nothing.

@@ -43,6 +43,13 @@ type Branch struct {
 	Endpoint EndpointState `json:"endpoint"`
 	// Attached says that the device is open on this host.
 	Attached bool `json:"attached"`
+	// Host is who has the branch attached, or had it when it died, where several
+	// hosts share the store; "" = nobody.
+	Host string `json:"host,omitempty"`
+	// Elsewhere says that Host is not this host.
+	Elsewhere bool `json:"elsewhere,omitempty"`
+	// Durability is what its flushes wait for.
+	Durability Durability `json:"durability,omitempty"`
 	// Error is the failure that the device or endpoint is stuck with; "" = none.
 	Error string `json:"error,omitempty"`
 }
@@ -50,12 +57,94 @@ type Branch struct {
 // Ref returns "project/branch".
 func (b Branch) Ref() string { return b.Project + "/" + b.Name }
 
+// Durability says what a commit on a branch has waited for when the client hears of it.
+type Durability string
+
+// The durabilities.
+const (
+	// DurabilityLocal is the journal on this host's disk.
+	DurabilityLocal Durability = "local"
+	// DurabilityRemote is the store.
+	DurabilityRemote Durability = "remote"
+)
+
+// CheckDurability returns nil for a durability that there is, or none; otherwise an
+// *Error with CodeInvalidRequest.
+func CheckDurability(d Durability) error {
+	switch d {
+	case "", DurabilityLocal, DurabilityRemote:
+		return nil
+	default:
+		return Errorf(CodeInvalidRequest, "durability %s is not one", quoteShort(string(d))).
+			WithHint("give %s or %s", DurabilityLocal, DurabilityRemote)
+	}
+}
+
 // CreateBranch is the request to make a branch.
 type CreateBranch struct {
 	// Name is the new branch's name.
 	Name string `json:"name"`
 	// From is the branch of the same project to start from. Default: main.
 	From string `json:"from,omitempty"`
+	// Durability is the new branch's. Default: the parent's.
+	Durability Durability `json:"durability,omitempty"`
+}
+
+// SetBranch is the request to change the settings of a branch; what is not given
+// stays.
+type SetBranch struct {
+	// Durability is what its flushes wait for from now on.
+	Durability Durability `json:"durability,omitempty"`
+}
+
+// TakeOver says whether a branch may be taken from another host that has it
+// attached. A branch of durability remote whose host does not answer is taken in
+// any case: nothing that was acknowledged is lost.
+type TakeOver struct {
+	// Force takes it from a host that answers, or that cannot be asked.
+	Force bool `json:"take_over,omitempty"`
+	// AcceptLoss takes it although its durability is local: what that host
+	// acknowledged after the last barrier in the store is lost.
+	AcceptLoss bool `json:"accept_loss,omitempty"`
+}
+
+// TakenOver says how this host got a branch from another one.
+type TakenOver struct {
+	// Host is who had it.
+	Host string `json:"host"`
+	// Seq is the last barrier that the store had.
+	Seq uint64 `json:"seq"`
+	// Time is when that was made.
+	Time time.Time `json:"time"`
+	// Complete says that the store had all that was acknowledged.
+	Complete bool `json:"complete"`
+}
+
+// StartBranch is the request to start the Postgres of a branch.
+type StartBranch struct {
+	TakeOver
+}
+
+// StartedBranch is the answer to StartBranch.
+type StartedBranch struct {
+	// Branch is the branch.
+	Branch
+	// TakenOver says from whom this start took it; nil = from nobody.
+	TakenOver *TakenOver `json:"taken_over,omitempty"`
+}
+
+// Fork says what a branch of one that another host has attached begins with.
+type Fork struct {
+	// Host is who has the parent.
+	Host string `json:"host"`
+	// Published says that it has just stored its last barrier.
+	Published bool `json:"published"`
+	// Seq is the barrier that the branch begins with.
+	Seq uint64 `json:"seq"`
+	// Time is when that was made, if the host did not publish.
+	Time time.Time `json:"time,omitzero"`
+	// Why is why it did not.
+	Why string `json:"why,omitempty"`
 }
 
 // CreatedBranch is the answer to CreateBranch.
@@ -64,6 +153,8 @@ type CreatedBranch struct {
 	Branch Branch `json:"branch"`
 	// Connection is how to connect to it.
 	Connection Connection `json:"connection"`
+	// Fork is set if another host has the parent attached.
+	Fork *Fork `json:"fork,omitempty"`
 }
 
 // RenameBranch is the request to give a branch another name.
@@ -116,6 +207,7 @@ type AttachBranch struct {
 	// Mountpoint is the absolute path to mount its file system on. Default: a
 	// directory of the daemon's own.
 	Mountpoint string `json:"mountpoint,omitempty"`
+	TakeOver
 }
 
 // Attachment is a branch that is attached and mounted on this host.
@@ -128,4 +220,6 @@ type Attachment struct {
 	Device string `json:"device"`
 	// Mountpoint is where the file system is mounted.
 	Mountpoint string `json:"mountpoint"`
+	// TakenOver says from whom the branch was taken for that; nil = from nobody.
+	TakenOver *TakenOver `json:"taken_over,omitempty"`
 }

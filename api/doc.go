@@ -29,7 +29,8 @@
 //	GET    /bough/v1/projects/{project}/branches/{branch}
 //	PATCH  /bough/v1/projects/{project}/branches/{branch}           RenameBranch
 //	DELETE /bough/v1/projects/{project}/branches/{branch}
-//	POST   /bough/v1/projects/{project}/branches/{branch}/start
+//	PATCH  /bough/v1/projects/{project}/branches/{branch}/settings  SetBranch
+//	POST   /bough/v1/projects/{project}/branches/{branch}/start     StartBranch
 //	POST   /bough/v1/projects/{project}/branches/{branch}/suspend
 //	GET    /bough/v1/projects/{project}/branches/{branch}/connection
 //	POST   /bough/v1/projects/{project}/branches/{branch}/attach    AttachBranch

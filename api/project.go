@@ -26,6 +26,9 @@ type CreateProject struct {
 	PGVersion int `json:"pg_version,omitempty"`
 	// SizeBytes is the size of the device. Default: 256 GiB, thin.
 	SizeBytes int64 `json:"size_bytes,omitempty"`
+	// Durability is that of its branch main, and so of the branches made of that.
+	// Default: local.
+	Durability Durability `json:"durability,omitempty"`
 }
 
 // CreatedProject is the answer to CreateProject.

@@ -64,7 +64,7 @@ func (s *Server) routes() *http.ServeMux {
 		if req.From == "" {
 			req.From = MainBranch
 		}
-		if err := CheckName("branch", req.From); err != nil {
+		if err := errors.Join(CheckName("branch", req.From), CheckDurability(req.Durability)); err != nil {
 			return CreatedBranch{}, err
 		}
 		return b.CreateBranch(ctx, r.PathValue("project"), req)
@@ -78,12 +78,18 @@ func (s *Server) routes() *http.ServeMux {
 		}
 		return b.RenameBranch(ctx, r.PathValue("project"), r.PathValue("branch"), req.Name)
 	}))
+	mux.HandleFunc("PATCH "+branch+"/settings", change(s, http.StatusOK, func(ctx context.Context, r *http.Request, req SetBranch) (Branch, error) {
+		if err := checkSetBranch(req); err != nil {
+			return Branch{}, err
+		}
+		return b.SetBranch(ctx, r.PathValue("project"), r.PathValue("branch"), req)
+	}))
 	mux.HandleFunc("DELETE "+branch, change(s, http.StatusNoContent, func(ctx context.Context, r *http.Request, _ struct{}) (struct{}, error) {
 		return struct{}{}, b.DeleteBranch(ctx, r.PathValue("project"), r.PathValue("branch"))
 	}))
 
-	mux.HandleFunc("POST "+branch+"/start", change(s, http.StatusOK, func(ctx context.Context, r *http.Request, _ struct{}) (Branch, error) {
-		return b.Start(ctx, r.PathValue("project"), r.PathValue("branch"))
+	mux.HandleFunc("POST "+branch+"/start", change(s, http.StatusOK, func(ctx context.Context, r *http.Request, req StartBranch) (StartedBranch, error) {
+		return b.Start(ctx, r.PathValue("project"), r.PathValue("branch"), req)
 	}))
 	mux.HandleFunc("POST "+branch+"/suspend", change(s, http.StatusOK, func(ctx context.Context, r *http.Request, _ struct{}) (Branch, error) {
 		return b.Suspend(ctx, r.PathValue("project"), r.PathValue("branch"))
@@ -121,7 +127,14 @@ func checkCreateProject(req CreateProject) error {
 	if req.PGVersion < 0 {
 		return Errorf(CodeInvalidRequest, "pg_version %d is not a Postgres version", req.PGVersion).WithHint("give a major version, such as 15")
 	}
-	return nil
+	return CheckDurability(req.Durability)
+}
+
+func checkSetBranch(req SetBranch) error {
+	if req == (SetBranch{}) {
+		return Errorf(CodeInvalidRequest, "no setting is given").WithHint("give durability")
+	}
+	return CheckDurability(req.Durability)
 }
 
 // read makes a handler of a request that has no body and changes nothing: it

@@ -273,9 +273,9 @@ type enterer struct {
 	entered chan struct{}
 }
 
-func (e enterer) Start(ctx context.Context, project, branch string) (api.Branch, error) {
+func (e enterer) Start(ctx context.Context, project, branch string, req api.StartBranch) (api.StartedBranch, error) {
 	e.entered <- struct{}{}
-	return e.Backend.Start(ctx, project, branch)
+	return e.Backend.Start(ctx, project, branch, req)
 }
 
 // TestChangeOutlivesClient hangs up while a branch is being started: the start

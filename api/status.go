@@ -56,6 +56,35 @@ type StoreStatus struct {
 	Branches int `json:"branches"`
 	// Error is why the store cannot be read now; "" = it can.
 	Error string `json:"error,omitempty"`
+	// Requests, Failures, SentBytes and ReceivedBytes count what this daemon has asked
+	// of the store.
+	Requests int64 `json:"requests"`
+	// Failures are the requests that ended without an answer to the question.
+	Failures int64 `json:"failures"`
+	// SentBytes is what it has put.
+	SentBytes int64 `json:"sent_bytes"`
+	// ReceivedBytes is what it has read.
+	ReceivedBytes int64 `json:"received_bytes"`
+	// Host is this host's id, where several share the store; "" = they do not.
+	Host string `json:"host,omitempty"`
+	// API is the address at which the others ask this host.
+	API string `json:"api,omitempty"`
+	// Hosts are those that have recorded themselves, this one too, by id.
+	Hosts []HostStatus `json:"hosts,omitempty"`
+}
+
+// HostStatus describes a host that uses the store.
+type HostStatus struct {
+	// ID is its id.
+	ID string `json:"id"`
+	// Started is when it did.
+	Started time.Time `json:"started"`
+	// Version is that of its program.
+	Version string `json:"version,omitempty"`
+	// API is the address at which others ask it.
+	API string `json:"api,omitempty"`
+	// Here says that it is this host.
+	Here bool `json:"here,omitempty"`
 }
 
 // JournalStatus describes the journal pool.
@@ -96,6 +125,15 @@ type BranchStatus struct {
 	Branch
 	// PendingBytes is what is durable here and not yet in the store.
 	PendingBytes int64 `json:"pending_bytes"`
+	// PendingSince is when the oldest of that became durable here.
+	PendingSince time.Time `json:"pending_since,omitzero"`
+	// StoreError is what the store last answered to what it has not taken yet;
+	// "" = nothing is wrong.
+	StoreError string `json:"store_error,omitempty"`
+	// StoreErrorSince is when that began.
+	StoreErrorSince time.Time `json:"store_error_since,omitzero"`
+	// TakenOver says from whom this host took the branch; nil = from nobody.
+	TakenOver *TakenOver `json:"taken_over,omitempty"`
 	// Device is the block device, such as /dev/loop3; "" = none.
 	Device string `json:"device,omitempty"`
 	// Mountpoint is where it is mounted; "" = nowhere.

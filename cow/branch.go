@@ -32,8 +32,9 @@ type Branch struct {
 	leadFree   *sync.Cond
 	leadWanted int
 	nextSeq    wal.Seq
-	waiting    string // what writers wait for, if they do
-	failed     error  // sticky: nothing is acknowledged any more
+	waiting    string        // what writers wait for, if they do
+	failed     error         // sticky: nothing is acknowledged any more
+	hasFailed  chan struct{} // closed once failed is set
 	closing    bool
 	queue      []*liveSegment // sealed, not yet counted as stored, in order
 	stored     wal.SegmentNo  // all segments up to this one are in the store
@@ -126,6 +127,26 @@ func (b *Branch) Err() error {
 	return b.failed
 }
 
+// Failed returns a channel that is closed when the branch fails, or has been closed:
+// when Err is no longer nil.
+func (b *Branch) Failed() <-chan struct{} { return b.hasFailed }
+
+// Recheck looks whether this process still is the branch's writer. If another one
+// has taken it over the branch fails at once, rather than with its next segment,
+// and Recheck returns ErrFenced.
+func (b *Branch) Recheck(ctx context.Context) error {
+	m, _, err := b.store.readManifest(ctx, b.id)
+	if err != nil {
+		return err
+	}
+	if m.Epoch == b.epoch {
+		return nil
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.fail(fmt.Errorf("host %s has the branch in epoch %d, this is epoch %d: %w", m.Host, m.Epoch, b.epoch, ErrFenced))
+}
+
 // Status describes the branch.
 func (b *Branch) Status() BranchStatus {
 	b.treeMu.RLock()
@@ -179,6 +200,7 @@ func (b *Branch) checkRange(off, n, size int64) error {
 func (b *Branch) fail(err error) error {
 	if b.failed == nil {
 		b.failed = err
+		close(b.hasFailed)
 		b.progressed()
 		b.store.log.Error("branch has failed: no write is acknowledged any more",
 			"branch", b.id, "err", err)

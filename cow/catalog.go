@@ -37,6 +37,8 @@ type ProjectOptions struct {
 	Settings json.RawMessage // kept with the project, not read here
 	Branch   json.RawMessage // Settings of its first branch
 	From     BranchID        // the branch its first branch begins as. Default: empty.
+	// Durability of its first branch. Default: local.
+	Durability Durability
 }
 
 // BranchInfo describes a branch.
@@ -114,6 +116,11 @@ func (s *Store) CreateProject(ctx context.Context, name string, o ProjectOptions
 			return fail(err)
 		}
 	}
+	if o.Durability != "" {
+		if err := o.Durability.Check(); err != nil {
+			return fail(err)
+		}
+	}
 	if p, err := s.Project(ctx, name); err == nil {
 		// A crash may have come between the record and the name of its branch.
 		if _, err := s.resolve(ctx, name, MainBranch); errors.Is(err, ErrNotFound) {
@@ -130,7 +137,7 @@ func (s *Store) CreateProject(ctx context.Context, name string, o ProjectOptions
 	if err != nil {
 		return fail(err)
 	}
-	m.Settings = o.Branch
+	m.Settings, m.Durability = o.Branch, o.Durability
 	p := ProjectInfo{
 		Name: name, Created: m.Created, Hidden: o.Hidden, Size: m.Size, Main: m.ID, Settings: o.Settings,
 	}
@@ -235,6 +242,11 @@ func (s *Store) DeleteProject(ctx context.Context, name string) error {
 		}
 		if s.isOpen(b.ID) {
 			return fmt.Errorf("delete project %q: branch %q: %w", name, b.Name, ErrInUse)
+		}
+		if b.Attached && b.Host != s.opts.Host {
+			return fmt.Errorf("delete project %q: %w", name, &AttachedError{
+				ID: b.ID, Project: name, Name: b.Name, Host: b.Host, Epoch: b.Epoch, Durability: b.Durability,
+			})
 		}
 	}
 	for _, b := range all {

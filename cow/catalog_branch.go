@@ -346,7 +346,9 @@ func (s *Store) deleteBranch(ctx context.Context, project, name string, id Branc
 			return ErrNotFound // a name that a rename left behind
 		}
 		if s.attachedElsewhere(m) {
-			return &AttachedError{ID: id, Project: project, Name: name, Host: m.Host, Durability: m.durability()}
+			return &AttachedError{
+				ID: id, Project: project, Name: name, Host: m.Host, Epoch: m.Epoch, Durability: m.durability(),
+			}
 		}
 		if m.Deleted.IsZero() {
 			m.Deleted = s.now().UTC()

@@ -15,8 +15,14 @@ type HostInfo struct {
 	ID      string    `json:"id"`
 	Started time.Time `json:"started"`
 	Version string    `json:"version,omitempty"` // of the program
+	// Run is drawn anew by each process, so that two that use one ID are told
+	// apart.
+	Run string `json:"run,omitempty"`
 	// API is the address, HOST:PORT, that other hosts reach it at; empty if none.
 	API string `json:"api,omitempty"`
+	// Network is set where API is a loopback address: it names the one network in
+	// which that leads to this host.
+	Network string `json:"network,omitempty"`
 	// Token is what they show there. Whoever can read the store can read all the
 	// data in it anyway.
 	Token string `json:"token,omitempty"`
@@ -46,11 +52,17 @@ func (s *Store) PutHost(ctx context.Context, h HostInfo) error {
 
 // Host returns what a host has recorded of itself, or ErrNotFound.
 func (s *Store) Host(ctx context.Context, id string) (HostInfo, error) {
+	return ReadHost(ctx, s.objects, id)
+}
+
+// ReadHost is Store.Host for who has not opened the store yet: a process that finds
+// that another one uses its id must not touch anything.
+func ReadHost(ctx context.Context, objects objstore.Store, id string) (HostInfo, error) {
 	var h HostInfo
 	if err := CheckName(id); err != nil {
 		return h, err
 	}
-	_, err := s.readRecord(ctx, hostKind, hostKey(id), &h)
+	_, err := readRecord(ctx, objects, hostKind, hostKey(id), &h)
 	if isNotExist(err) {
 		return h, fmt.Errorf("host %s: %w", id, ErrNotFound)
 	}

@@ -146,6 +146,7 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID, opts OpenOption
 		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, savedCkpt: l.ckpt, tree: l.tree, head: l.at,
 		lastTime: l.at.Time, mark: l.at.Mark,
 		tail: l.at.Segment, durability: m.durability(), progress: make(chan struct{}), taken: taken,
+		hasFailed:    make(chan struct{}),
 		durabilityMu: newPatientLock(),
 	}
 	if s.opts.Marker != nil {
@@ -272,6 +273,7 @@ func (b *Branch) abandon() {
 	b.queue, b.journal = nil, nil
 	if b.failed == nil {
 		b.failed = ErrClosed
+		close(b.hasFailed)
 	}
 	b.progressed()
 }

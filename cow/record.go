@@ -55,10 +55,14 @@ func decodeRecord(kind string, data []byte, v any) error {
 // readRecord reads a record from the store into v and returns its version tag.
 // What does not check out is read once more.
 func (s *Store) readRecord(ctx context.Context, kind, key string, v any) (tag string, err error) {
+	return readRecord(ctx, s.objects, kind, key, v)
+}
+
+func readRecord(ctx context.Context, objects objstore.Store, kind, key string, v any) (tag string, err error) {
 	for range 2 {
 		var data []byte
 		var info objstore.Info
-		if data, info, err = s.objects.Get(ctx, key); err != nil {
+		if data, info, err = objects.Get(ctx, key); err != nil {
 			return "", err
 		}
 		if err = decodeRecord(kind, data, v); err == nil {

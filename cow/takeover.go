@@ -28,6 +28,9 @@ const (
 type OpenOptions struct {
 	// TakeOver: see there. Default: TakeOverNone.
 	TakeOver TakeOver
+	// Epoch is that of the writer to take the branch from, as AttachedError had it:
+	// whoever has it by now is another one, whom nobody has asked. Default: any.
+	Epoch uint64
 }
 
 // AttachedError says that another host has a branch, and up to which barrier the
@@ -36,6 +39,7 @@ type AttachedError struct {
 	ID            BranchID
 	Project, Name string
 	Host          string // who has it
+	Epoch         uint64 // that it has it in
 	Durability    Durability
 	// Seq is the last barrier in the store, of time Time. Both are zero where the
 	// store could not tell.
@@ -74,11 +78,27 @@ func (s *Store) attachedElsewhere(m *manifest) bool {
 // attachedError describes who has the branch. What the store has of it is looked
 // up as far as that is possible.
 func (s *Store) attachedError(ctx context.Context, m *manifest) *AttachedError {
-	e := &AttachedError{ID: m.ID, Project: m.Project, Name: m.Name, Host: m.Host, Durability: m.durability()}
+	e := &AttachedError{
+		ID: m.ID, Project: m.Project, Name: m.Name, Host: m.Host, Epoch: m.Epoch, Durability: m.durability(),
+	}
 	if at, err := s.storedHead(ctx, m); err == nil {
 		e.Seq, e.Time = at.Seq, at.Time
 	}
 	return e
+}
+
+// Stored returns the last barrier of a branch that the store has, which is all that
+// other hosts see of it, and its time.
+func (s *Store) Stored(ctx context.Context, id BranchID) (wal.Seq, time.Time, error) {
+	m, _, err := s.readManifest(ctx, id)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	at, err := s.storedHead(ctx, m)
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("look for the last stored barrier of branch %s: %w", id, err)
+	}
+	return at.Seq, at.Time, nil
 }
 
 // storedHead returns the last barrier of a branch that the store has.
@@ -92,6 +112,9 @@ func (s *Store) storedHead(ctx context.Context, m *manifest) (moment, error) {
 
 // mayTake tells whether the branch, which another host has, may be taken over.
 func (o OpenOptions) mayTake(m *manifest) bool {
+	if o.Epoch != 0 && m.Epoch != o.Epoch {
+		return false
+	}
 	switch o.TakeOver {
 	case TakeOverLossy:
 		return true

@@ -30,6 +30,7 @@ type serverConfig struct {
 	peers     []string // OS users that may be the superuser on the admin socket
 	keep      bool     // BranchSettings.KeepEffects
 	cleaning  bool     // no client and no effect on the outside in this run
+	remote    bool     // a flush is a request to the store
 	overrides map[string]string
 }
 
@@ -130,11 +131,6 @@ func (c *serverConfig) defaults() []setting {
 		{"log_timezone", "UTC"},
 		{"log_line_prefix", "%m [%p] %q%u@%d "},
 
-		// A block that is written for the first time costs the same as one
-		// that is written again, and old segments would only be dead weight
-		// in the history: create them sparse and delete them.
-		{"wal_init_zero", "off"},
-		{"wal_recycle", "off"},
 		{"min_wal_size", "32MB"},
 
 		// A branch of a running server starts with redo from the parent's last
@@ -150,6 +146,7 @@ func (c *serverConfig) defaults() []setting {
 	if c.lz4 {
 		s[len(s)-1].value = "lz4"
 	}
+	s = append(s, c.flushing()...)
 	if c.major >= 14 {
 		// After an unclean stop: one syncfs instead of opening every file.
 		s = append(s, setting{"recovery_init_sync_method", "syncfs"})
@@ -167,6 +164,33 @@ func (c *serverConfig) defaults() []setting {
 	}
 	return s
 }
+
+// flushing returns the settings that suit what a flush costs. All of them change
+// with a reload.
+func (c *serverConfig) flushing() []setting {
+	if !c.remote {
+		// A block that is written for the first time costs the same as one
+		// that is written again, and old segments would only be dead weight
+		// in the history: create them sparse and delete them.
+		return []setting{{"wal_init_zero", "off"}, {"wal_recycle", "off"}}
+	}
+	return []setting{
+		// What is written to a file for the first time takes a commit of the file
+		// system's journal with the flush, which are two more flushes, one after the
+		// other. So the WAL is written over what was written before.
+		{"wal_init_zero", "on"},
+		{"wal_recycle", "on"},
+		// A flush takes as long as a request to the store. Whoever comes in that time
+		// waits for the next one; without a pause before that, half of the clients
+		// are always one flush behind the other half.
+		{"commit_delay", strconv.Itoa(commitDelayMicros)},
+		{"commit_siblings", "5"},
+	}
+}
+
+// commitDelayMicros is how long the first of many commits waits for others before it
+// asks the store: see "Durability" in the package documentation.
+const commitDelayMicros = 3000
 
 // file renders postgresql.conf: what initdb found out about the cluster and
 // what a user wrote in it, then defaults, then what the user asked bough for.

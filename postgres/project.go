@@ -18,6 +18,8 @@ type CreateProjectOptions struct {
 	SizeBytes int64
 	// Conf holds settings of postgresql.conf for all branches of the project.
 	Conf map[string]string
+	// Durability is that of the branch main, and so of its branches. Default: local.
+	Durability cow.Durability
 }
 
 // CreateBranchOptions configure a branch.
@@ -30,6 +32,8 @@ type CreateBranchOptions struct {
 	// Conf holds settings of postgresql.conf for this branch and its children,
 	// in addition to the parent's.
 	Conf map[string]string
+	// Durability is that of the branch. Default: the parent's.
+	Durability cow.Durability
 }
 
 // CreateProject creates a project whose branch main is a copy of the template,
@@ -65,6 +69,7 @@ func (m *Manager) CreateProject(ctx context.Context, name string, o CreateProjec
 	}
 	project, branch, err := m.options.Store.CreateProject(ctx, name, cow.ProjectOptions{
 		Size: max(o.SizeBytes, template.Size), Settings: settings, Branch: branchSettings, From: template.ID,
+		Durability: o.Durability,
 	})
 	if err != nil {
 		return fail(err)
@@ -97,7 +102,9 @@ func (m *Manager) CreateBranch(ctx context.Context, project, name string, o Crea
 	if err != nil {
 		return fail(err)
 	}
-	branch, err := m.options.Store.CreateBranch(ctx, project, name, cow.BranchOptions{From: parent.ID, Settings: raw})
+	branch, err := m.options.Store.CreateBranch(ctx, project, name, cow.BranchOptions{
+		From: parent.ID, Settings: raw, Durability: o.Durability,
+	})
 	if err != nil {
 		return fail(err)
 	}

@@ -25,6 +25,8 @@ type Backend struct {
 	fail     map[string]error
 	block    map[string]chan struct{}
 	problems []api.VerifyProblem
+	trouble  map[string]string // by project/branch
+	hosts    []string          // others that share the store
 }
 
 var _ api.Backend = (*Backend)(nil)
@@ -37,6 +39,7 @@ func New() *Backend {
 		attached: map[string]api.Attachment{},
 		fail:     map[string]error{},
 		block:    map[string]chan struct{}{},
+		trouble:  map[string]string{},
 	}
 }
 
@@ -71,6 +74,26 @@ func (b *Backend) SetError(project, branch, text string) {
 	if br := b.branches[project+"/"+branch]; br != nil {
 		br.Error, br.Endpoint = text, api.EndpointFailed
 	}
+}
+
+// ThisHost is the id of the host that a Backend is.
+const ThisHost = "here-0001"
+
+// SetElsewhere gives a branch to another host.
+func (b *Backend) SetElsewhere(project, branch, host string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if br := b.branches[project+"/"+branch]; br != nil {
+		br.Host, br.Elsewhere, br.Attached = host, true, false
+	}
+	b.hosts = append(b.hosts, host)
+}
+
+// SetStoreError makes the store refuse what a branch has pending.
+func (b *Backend) SetStoreError(project, branch, text string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trouble[project+"/"+branch] = text
 }
 
 // enter waits while the method is blocked, then returns its planned failure.
@@ -124,6 +147,7 @@ func (b *Backend) CreateProject(ctx context.Context, req api.CreateProject) (api
 	}
 	b.projects[p.Name] = p
 	br := b.add(p, api.MainBranch, nil)
+	br.Durability = cmp.Or(req.Durability, api.DurabilityLocal)
 	return api.CreatedProject{Project: *p, Branch: *br, Connection: connection(*br)}, nil
 }
 
@@ -218,8 +242,13 @@ func (b *Backend) CreateBranch(ctx context.Context, project string, req api.Crea
 		return api.CreatedBranch{}, api.Errorf(api.CodeAlreadyExists, "branch %s/%s exists", project, req.Name).WithHint("choose another name")
 	}
 	br := b.add(b.projects[project], req.Name, parent)
+	br.Durability = cmp.Or(req.Durability, parent.Durability)
 	b.projects[project].Branches++
-	return api.CreatedBranch{Branch: *br, Connection: connection(*br)}, nil
+	created := api.CreatedBranch{Branch: *br, Connection: connection(*br)}
+	if parent.Elsewhere {
+		created.Fork = &api.Fork{Host: parent.Host, Published: true, Seq: br.ForkSeq}
+	}
+	return created, nil
 }
 
 // ListBranches implements [api.Branches].
@@ -254,6 +283,14 @@ func (b *Backend) RenameBranch(ctx context.Context, project, name, to string) (a
 				child.Parent = to
 			}
 		}
+		return nil
+	})
+}
+
+// SetBranch implements [api.Branches].
+func (b *Backend) SetBranch(ctx context.Context, project, name string, req api.SetBranch) (api.Branch, error) {
+	return b.update(ctx, "SetBranch", project, name, func(br *api.Branch) error {
+		br.Durability = cmp.Or(req.Durability, br.Durability)
 		return nil
 	})
 }

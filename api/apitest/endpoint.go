@@ -2,6 +2,7 @@ package apitest
 
 import (
 	"context"
+	"time"
 
 	"github.com/bough-db/bough/api"
 )
@@ -16,11 +17,31 @@ func connection(br api.Branch) api.Connection {
 }
 
 // Start implements [api.Endpoints].
-func (b *Backend) Start(ctx context.Context, project, branch string) (api.Branch, error) {
-	return b.update(ctx, "Start", project, branch, func(br *api.Branch) error {
+func (b *Backend) Start(ctx context.Context, project, branch string, req api.StartBranch) (api.StartedBranch, error) {
+	var taken *api.TakenOver
+	br, err := b.update(ctx, "Start", project, branch, func(br *api.Branch) (err error) {
+		if taken, err = b.take(br, req.TakeOver); err != nil {
+			return err
+		}
 		br.Endpoint, br.Attached, br.Error = api.EndpointRunning, true, ""
 		return nil
 	})
+	return api.StartedBranch{Branch: br, TakenOver: taken}, err
+}
+
+// take takes the branch from the host that SetElsewhere has given it to, which
+// answers.
+func (b *Backend) take(br *api.Branch, how api.TakeOver) (*api.TakenOver, error) {
+	if !br.Elsewhere {
+		return nil, nil
+	}
+	if !how.Force || br.Durability == api.DurabilityLocal && !how.AcceptLoss {
+		return nil, api.Errorf(api.CodeInUse, "branch %s is attached by host %s, which answers", br.Ref(), br.Host).
+			WithHint("run `bough suspend %s` there", br.Ref())
+	}
+	t := &api.TakenOver{Host: br.Host, Seq: br.Seq, Time: Epoch.Add(time.Hour), Complete: br.Durability == api.DurabilityRemote}
+	br.Host, br.Elsewhere = ThisHost, false
+	return t, nil
 }
 
 // Suspend implements [api.Endpoints].
@@ -48,13 +69,17 @@ func (b *Backend) Connection(ctx context.Context, project, branch string) (api.C
 func (b *Backend) Attach(ctx context.Context, project, branch string, req api.AttachBranch) (api.Attachment, error) {
 	var at api.Attachment
 	_, err := b.update(ctx, "Attach", project, branch, func(br *api.Branch) error {
+		taken, err := b.take(br, req.TakeOver)
+		if err != nil {
+			return err
+		}
 		if br.Endpoint == api.EndpointRunning {
 			return api.Errorf(api.CodeInUse, "the Postgres of %s is running on it", br.Ref()).WithHint("run `bough suspend %s` first", br.Ref())
 		}
 		if old, ok := b.attached[br.Ref()]; ok {
 			return api.Errorf(api.CodeInUse, "branch %s is attached at %s", br.Ref(), old.Mountpoint).WithHint("run `bough detach %s` first", br.Ref())
 		}
-		at = api.Attachment{Project: project, Branch: branch, Device: "/dev/loop7", Mountpoint: req.Mountpoint}
+		at = api.Attachment{Project: project, Branch: branch, Device: "/dev/loop7", Mountpoint: req.Mountpoint, TakenOver: taken}
 		if at.Mountpoint == "" {
 			at.Mountpoint = "/state/data/" + br.ID
 		}
@@ -95,13 +120,20 @@ func (b *Backend) Status(ctx context.Context) (api.Status, error) {
 			Version: "v0.0.0-test", PID: 4711, Started: Epoch, StateDir: "/state", Listen: "127.0.0.1:6432",
 			WriteMode: "through", MemoryBytes: 96 << 20, MemoryBytesMax: 512 << 20,
 		},
-		Store:   api.StoreStatus{Location: "/state/store", Projects: len(b.projects), Branches: len(b.branches)},
+		Store:   api.StoreStatus{Location: "/state/store", Projects: len(b.projects), Branches: len(b.branches), Requests: 1234, SentBytes: 5 << 20, ReceivedBytes: 6 << 20},
 		Journal: api.JournalStatus{UsedBytes: 48 << 20, BytesMax: 1 << 30},
 		Cache: api.CacheStatus{
 			MemoryBytes: 30 << 20, MemoryBytesMax: 64 << 20, MemoryHits: 900, MemoryMisses: 100,
 			DiskFrames: 3200, DiskBytesMax: 1 << 30, DiskHits: 75, DiskMisses: 25,
 		},
 		Branches: []api.BranchStatus{},
+	}
+	for i, id := range b.hosts {
+		if i == 0 {
+			s.Store.Host, s.Store.API = ThisHost, "127.0.0.1:7001"
+			s.Store.Hosts = append(s.Store.Hosts, api.HostStatus{ID: ThisHost, Started: Epoch, Version: "v0.0.0-test", API: "127.0.0.1:7001", Here: true})
+		}
+		s.Store.Hosts = append(s.Store.Hosts, api.HostStatus{ID: id, Started: Epoch.Add(time.Hour), Version: "v0.0.0-test", API: "192.0.2.7:7001"})
 	}
 	for _, br := range b.list("") {
 		if !br.Attached && br.Error == "" {
@@ -113,6 +145,9 @@ func (b *Backend) Status(ctx context.Context) (api.Status, error) {
 		}
 		if br.Endpoint == api.EndpointRunning {
 			bs.Connections = 2
+		}
+		if text := b.trouble[br.Ref()]; text != "" {
+			bs.StoreError, bs.StoreErrorSince, bs.PendingSince = text, Epoch.Add(2*time.Hour), Epoch.Add(time.Hour)
 		}
 		s.Branches = append(s.Branches, bs)
 	}

@@ -145,14 +145,19 @@ func (c *Client) RenameBranch(ctx context.Context, project, name, to string) (b 
 	return b, c.branch(ctx, http.MethodPatch, project, name, "", api.RenameBranch{Name: to}, &b)
 }
 
+// SetBranch changes settings of a branch.
+func (c *Client) SetBranch(ctx context.Context, project, name string, req api.SetBranch) (b api.Branch, err error) {
+	return b, c.branch(ctx, http.MethodPatch, project, name, "/settings", req, &b)
+}
+
 // DeleteBranch deletes a branch.
 func (c *Client) DeleteBranch(ctx context.Context, project, name string) error {
 	return c.branch(ctx, http.MethodDelete, project, name, "", nil, nil)
 }
 
 // Start starts a branch's Postgres.
-func (c *Client) Start(ctx context.Context, project, branch string) (b api.Branch, err error) {
-	return b, c.branch(ctx, http.MethodPost, project, branch, "/start", nil, &b)
+func (c *Client) Start(ctx context.Context, project, branch string, req api.StartBranch) (b api.StartedBranch, err error) {
+	return b, c.branch(ctx, http.MethodPost, project, branch, "/start", req, &b)
 }
 
 // Suspend stops a branch's Postgres.

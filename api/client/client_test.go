@@ -76,7 +76,7 @@ func TestEveryMethod(t *testing.T) {
 	if renamed.ID != dev.Branch.ID || renamed.Name != "test" {
 		t.Errorf("RenameBranch = %+v", renamed)
 	}
-	started, err := c.Start(ctx, "demo", "test")
+	started, err := c.Start(ctx, "demo", "test", api.StartBranch{})
 	must(err)
 	if started.Endpoint != api.EndpointRunning {
 		t.Errorf("Start = %+v", started)
@@ -157,7 +157,7 @@ func TestBadNamesStayHere(t *testing.T) {
 			"DeleteProject": func() error { return c.DeleteProject(ctx, name) },
 			"CreateBranch":  func() error { _, err := c.CreateBranch(ctx, "demo", api.CreateBranch{Name: name}); return err },
 			"RenameBranch":  func() error { _, err := c.RenameBranch(ctx, "demo", "x", name); return err },
-			"Start":         func() error { _, err := c.Start(ctx, "demo", name); return err },
+			"Start":         func() error { _, err := c.Start(ctx, "demo", name, api.StartBranch{}); return err },
 		}
 		for method, call := range calls {
 			if err := call(); api.CodeOf(err) != api.CodeInvalidName {

@@ -10,20 +10,25 @@ import (
 )
 
 // attach is `bough attach`.
-type attach struct{ *app }
+type attach struct {
+	*app
+	takeOver takeOverFlags
+}
 
 func (a *app) attachCmd() *cobra.Command {
 	o := &attach{app: a}
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "attach PROJECT/BRANCH [MOUNTPOINT]",
 		Short: "Mount the file system of a branch on this host",
 		Long: "Attach a branch as a block device and mount its file system. Its Postgres must be\n" +
-			"suspended, and cannot start until `bough detach`.",
+			"suspended, and cannot start until `bough detach`." + takeOverHelp,
 		Example:           "  bough attach demo/dev /mnt\n  bough detach demo/dev",
 		Args:              wantArgs("PROJECT/BRANCH", "[MOUNTPOINT]"),
 		ValidArgsFunction: a.completeBranch(cobra.ShellCompDirectiveFilterDirs),
 		RunE:              o.run,
 	}
+	o.takeOver.add(cmd)
+	return cmd
 }
 
 func (o *attach) run(cmd *cobra.Command, args []string) error {
@@ -31,7 +36,7 @@ func (o *attach) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	var req api.AttachBranch
+	req := api.AttachBranch{TakeOver: o.takeOver.TakeOver}
 	if len(args) > 1 {
 		if args[1] == "" {
 			return usagef("MOUNTPOINT is empty")
@@ -46,6 +51,11 @@ func (o *attach) run(cmd *cobra.Command, args []string) error {
 	p.end()
 	if err != nil {
 		return err
+	}
+	if !o.json {
+		if err := o.tookOver(at.Project+"/"+at.Branch, at.TakenOver); err != nil {
+			return err
+		}
 	}
 	return o.done(at, "attached %s/%s as %s on %s", at.Project, at.Branch, at.Device, at.Mountpoint)
 }

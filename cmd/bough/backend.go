@@ -15,6 +15,7 @@ import (
 	"github.com/bough-db/bough/api"
 	"github.com/bough-db/bough/cache"
 	"github.com/bough-db/bough/cow"
+	"github.com/bough-db/bough/objstore/meterstore"
 	"github.com/bough-db/bough/postgres"
 	"github.com/bough-db/bough/proxy"
 	"github.com/bough-db/bough/wal"
@@ -30,6 +31,9 @@ type backend struct {
 	volumes  *volumes
 	endpoint *postgres.Manager
 	door     *proxy.Server
+	peers    *peers
+	meter    *meterstore.Store
+	host     cow.HostInfo // this one; no ID if it does not share its store
 
 	started         time.Time
 	listen          string
@@ -84,7 +88,9 @@ func (b *backend) CreateProject(ctx context.Context, req api.CreateProject) (api
 		}
 		return api.CreatedProject{}, projectError(cow.ErrExists, req.Name)
 	}
-	p, br, err := b.endpoint.CreateProject(ctx, req.Name, postgres.CreateProjectOptions{Major: req.PGVersion, SizeBytes: req.SizeBytes})
+	p, br, err := b.endpoint.CreateProject(ctx, req.Name, postgres.CreateProjectOptions{
+		Major: req.PGVersion, SizeBytes: req.SizeBytes, Durability: cow.Durability(req.Durability),
+	})
 	if err != nil {
 		return api.CreatedProject{}, projectError(err, req.Name)
 	}
@@ -167,6 +173,11 @@ func (b *backend) DeleteProject(ctx context.Context, name string) error {
 	for _, br := range branches {
 		if h := b.volumes.get(br.ID); h.by == heldByUser {
 			return attachedError(name, br.Name, h.dir)
+		}
+	}
+	for _, br := range branches {
+		if err := b.elsewhere(br, "delete it"); err != nil {
+			return err
 		}
 	}
 	for _, br := range branches {

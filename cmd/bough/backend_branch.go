@@ -4,7 +4,9 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
+	"time"
 
 	"github.com/bough-db/bough/api"
 	"github.com/bough-db/bough/cow"
@@ -20,7 +22,13 @@ func (b *backend) CreateBranch(ctx context.Context, project string, req api.Crea
 	if err != nil {
 		return api.CreatedBranch{}, err
 	}
-	br, err := b.endpoint.CreateBranch(ctx, project, req.Name, postgres.CreateBranchOptions{From: req.From})
+	fork, err := b.askForFork(ctx, project, req.From)
+	if err != nil {
+		return api.CreatedBranch{}, err
+	}
+	br, err := b.endpoint.CreateBranch(ctx, project, req.Name, postgres.CreateBranchOptions{
+		From: req.From, Durability: cow.Durability(req.Durability),
+	})
 	if errors.Is(err, cow.ErrNotFound) {
 		return api.CreatedBranch{}, branchError(err, project, req.From)
 	}
@@ -31,7 +39,62 @@ func (b *backend) CreateBranch(ctx context.Context, project string, req api.Crea
 	if err != nil {
 		return api.CreatedBranch{}, err
 	}
-	return api.CreatedBranch{Branch: b.view(br, map[cow.BranchID]string{br.ParentID: req.From}), Connection: conn}, nil
+	if fork != nil && fork.Seq != br.ForkSeq {
+		fork.Seq, fork.Time = br.ForkSeq, time.Time{} // the parent has gone on meanwhile
+	}
+	return api.CreatedBranch{
+		Branch: b.view(br, map[cow.BranchID]string{br.ParentID: req.From}), Connection: conn, Fork: fork,
+	}, nil
+}
+
+// askForFork has a host that has the parent of a new branch attached store its last
+// barrier. It returns nil if no other host has it.
+func (b *backend) askForFork(ctx context.Context, project, from string) (*api.Fork, error) {
+	parent, err := b.store.Branch(ctx, project, from)
+	if err != nil {
+		return nil, branchError(err, project, from)
+	}
+	if !b.isElsewhere(parent) {
+		return nil, nil
+	}
+	fork, err := b.peers.fork(ctx, parent)
+	return fork, branchError(err, project, from)
+}
+
+// isElsewhere tells whether another host has the branch attached.
+func (b *backend) isElsewhere(br cow.BranchInfo) bool {
+	return br.Attached && br.Host != b.store.HostID()
+}
+
+// elsewhere returns an error if another host has the branch attached, so that it
+// cannot be done here what is asked for.
+func (b *backend) elsewhere(br cow.BranchInfo, what string) error {
+	if !b.isElsewhere(br) {
+		return nil
+	}
+	return attachedElsewhere(br.Project, br.Name, br.Host, br.Durability, what)
+}
+
+// SetBranch implements api.Branches.
+func (b *backend) SetBranch(ctx context.Context, project, name string, req api.SetBranch) (api.Branch, error) {
+	if err := b.ready(); err != nil {
+		return api.Branch{}, err
+	}
+	_, br, err := b.find(ctx, project, name)
+	if err != nil {
+		return api.Branch{}, err
+	}
+	if err := b.elsewhere(br, "set it"); err != nil {
+		return api.Branch{}, err
+	}
+	d := cow.Durability(req.Durability)
+	if err := b.store.SetDurability(ctx, br.ID, d); err != nil {
+		return api.Branch{}, branchError(err, project, name)
+	}
+	if err := b.endpoint.SetDurability(ctx, br.ID, d); err != nil {
+		return api.Branch{}, fmt.Errorf("the durability of %s/%s is %s, but its Postgres was not told: %w", project, name, d, err)
+	}
+	return b.Branch(ctx, project, name)
 }
 
 // ListBranches implements api.Branches.
@@ -101,7 +164,10 @@ func (b *backend) foreign(ctx context.Context, br cow.BranchInfo) bool {
 func (b *backend) view(br cow.BranchInfo, names map[cow.BranchID]string) api.Branch {
 	v := api.Branch{
 		ID: string(br.ID), Project: br.Project, Name: br.Name, Parent: names[br.ParentID], ParentID: string(br.ParentID),
-		ForkSeq: br.ForkSeq, Seq: br.Seq, Created: br.Created, SizeBytes: br.Size,
+		ForkSeq: br.ForkSeq, Seq: br.Seq, Created: br.Created, SizeBytes: br.Size, Durability: api.Durability(br.Durability),
+	}
+	if b.host.ID != "" && br.Attached {
+		v.Host, v.Elsewhere = br.Host, b.isElsewhere(br)
 	}
 	st := b.endpoint.StatusOf(br.ID)
 	v.Endpoint, v.Error = endpointState(st.State), st.Error
@@ -175,7 +241,11 @@ func (b *backend) RenameBranch(ctx context.Context, project, name, to string) (a
 	if err := b.ready(); err != nil {
 		return api.Branch{}, err
 	}
-	if _, _, err := b.find(ctx, project, name); err != nil {
+	_, br, err := b.find(ctx, project, name)
+	if err != nil {
+		return api.Branch{}, err
+	}
+	if err := b.elsewhere(br, "rename it"); err != nil {
 		return api.Branch{}, err
 	}
 	if err := b.store.RenameBranch(ctx, project, name, to); err != nil {
@@ -191,6 +261,9 @@ func (b *backend) DeleteBranch(ctx context.Context, project, name string) error 
 	}
 	_, br, err := b.find(ctx, project, name)
 	if err != nil {
+		return err
+	}
+	if err := b.elsewhere(br, "delete it"); err != nil {
 		return err
 	}
 	if h := b.volumes.get(br.ID); h.by == heldByUser {

@@ -18,21 +18,64 @@ import (
 const detachWait = 10 * time.Second
 
 // Start implements api.Endpoints.
-func (b *backend) Start(ctx context.Context, project, branch string) (api.Branch, error) {
+func (b *backend) Start(ctx context.Context, project, branch string, req api.StartBranch) (api.StartedBranch, error) {
 	if err := b.ready(); err != nil {
-		return api.Branch{}, err
+		return api.StartedBranch{}, err
 	}
 	_, br, err := b.find(ctx, project, branch)
 	if err != nil {
-		return api.Branch{}, err
+		return api.StartedBranch{}, err
 	}
 	if b.isDeleting(br.ID) {
-		return api.Branch{}, branchError(cow.ErrNotFound, project, branch)
+		return api.StartedBranch{}, branchError(cow.ErrNotFound, project, branch)
 	}
-	if _, err := b.endpoint.Start(ctx, project, branch); err != nil {
-		return api.Branch{}, b.startError(err, project, br)
+	started := api.StartedBranch{}
+	err = b.taking(ctx, br, req.TakeOver, &started.TakenOver, func() error {
+		_, err := b.endpoint.Start(ctx, project, branch)
+		return err
+	})
+	if err != nil {
+		return api.StartedBranch{}, b.startError(err, project, br)
 	}
-	return b.viewAlone(ctx, br), nil
+	if now, err := b.store.BranchByID(ctx, br.ID); err == nil {
+		br = now // it is attached by now
+	}
+	started.Branch = b.viewAlone(ctx, br)
+	return started, nil
+}
+
+// taking does work that opens a branch, which it first takes over as far as how says
+// so; else the work does that if nothing can be lost. taken is set to what was taken
+// from whom.
+func (b *backend) taking(ctx context.Context, br cow.BranchInfo, how api.TakeOver, taken **api.TakenOver, work func() error) error {
+	before := b.volumes.get(br.ID).branch
+	if how != (api.TakeOver{}) && b.isElsewhere(br) {
+		open, err := b.peers.open(ctx, br.ID, how)
+		if err != nil {
+			return err
+		}
+		// Until the work has opened it as well.
+		defer func() {
+			if err := open.Close(context.WithoutCancel(ctx)); err != nil {
+				b.log.Warn("branch that was taken over is not detached", "branch", br.ID, "err", err)
+			}
+		}()
+	}
+	if err := work(); err != nil {
+		return err
+	}
+	if now := b.volumes.get(br.ID).branch; now != nil && now != before {
+		*taken = takenView(now.TakenOver())
+	}
+	return nil
+}
+
+// takenView is a takeover in the words of the interface.
+func takenView(t *cow.TakenOver) *api.TakenOver {
+	if t == nil {
+		return nil
+	}
+	return &api.TakenOver{Host: t.Host, Seq: uint64(t.Seq), Time: t.Time, Complete: t.Complete}
 }
 
 // startError says what kept an endpoint from starting.
@@ -60,8 +103,16 @@ func (b *backend) Suspend(ctx context.Context, project, branch string) (api.Bran
 	if err != nil {
 		return api.Branch{}, err
 	}
+	if b.volumes.get(br.ID).branch == nil {
+		if err := b.elsewhere(br, "suspend it"); err != nil {
+			return api.Branch{}, err
+		}
+	}
 	if err := b.endpoint.Stop(ctx, project, branch); err != nil {
 		return api.Branch{}, branchError(err, project, branch)
+	}
+	if now, err := b.store.BranchByID(ctx, br.ID); err == nil {
+		br = now // it is detached by now
 	}
 	return b.viewAlone(ctx, br), nil
 }
@@ -88,7 +139,12 @@ func (b *backend) Attach(ctx context.Context, project, branch string, req api.At
 	if dir == "" {
 		dir = b.mountpoint(br.ID)
 	}
-	at, err := b.volumes.attachUser(ctx, br, dir)
+	var at blockdev.Attachment
+	var taken *api.TakenOver
+	err = b.taking(ctx, br, req.TakeOver, &taken, func() (err error) {
+		at, err = b.volumes.attachUser(ctx, br, dir)
+		return err
+	})
 	if held, ok := errors.AsType[*heldError](err); ok {
 		if held.by == heldByUser {
 			return api.Attachment{}, attachedError(project, branch, held.at)
@@ -100,7 +156,7 @@ func (b *backend) Attach(ctx context.Context, project, branch string, req api.At
 		b.removeMountpoint(br.ID)
 		return api.Attachment{}, branchError(err, project, branch)
 	}
-	return api.Attachment{Project: project, Branch: branch, Device: at.Device, Mountpoint: at.Dir}, nil
+	return api.Attachment{Project: project, Branch: branch, Device: at.Device, Mountpoint: at.Dir, TakenOver: taken}, nil
 }
 
 // Detach implements api.Endpoints.
@@ -141,8 +197,33 @@ func (w waker) Wake(ctx context.Context, project, branch string) (string, error)
 			Hint: "Run `bough detach " + project + "/" + branch + "` on its host.",
 		}
 	}
+	if e, ok := errors.AsType[*api.Error](err); ok && e.Code == api.CodeInUse { // on another host
+		return "", &proxy.Error{Code: "55006", Message: e.Message, Hint: e.Hint}
+	}
 	if errors.Is(err, cow.ErrNotFound) {
 		return "", proxy.ErrNotFound
 	}
 	return addr, err
+}
+
+// lost clears away what uses a branch that another host has taken over; see
+// volumes.lost.
+func (b *backend) lost(ctx context.Context, id cow.BranchID, h holding, reason error) {
+	ref := string(id)
+	if now, err := b.store.BranchByID(ctx, id); err == nil {
+		ref = now.Project + "/" + now.Name
+		if now.Host == b.store.HostID() && b.host.ID != "" {
+			b.log.Error("another process uses this host's id: was the state directory copied?", "host", now.Host, "state", b.state)
+		}
+	}
+	b.log.Error("branch is lost to this host: its Postgres and its device are stopped", "branch", ref, "id", id, "err", reason)
+	var err error
+	if h.by == heldByUser {
+		err = b.volumes.detachUser(ctx, id)
+	} else {
+		err = b.endpoint.Abort(ctx, id, reason)
+	}
+	if err != nil && !errors.Is(err, cow.ErrFenced) {
+		b.log.Error("a branch that is lost is still in use here", "branch", ref, "id", id, "err", err)
+	}
 }

@@ -1,13 +1,18 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/bough-db/bough/api"
 	"github.com/bough-db/bough/cow"
+	"github.com/bough-db/bough/objstore"
 )
 
 // Version implements api.Daemon.
@@ -30,24 +35,72 @@ func (b *backend) Status(ctx context.Context) (api.Status, error) {
 	for _, c := range b.door.Sessions() {
 		clients[c.Project+"/"+c.Branch]++
 	}
-	projects, err := b.projects(ctx)
+	read, cancel := context.WithTimeout(ctx, statusReads)
+	defer cancel()
+	views, err := b.statusViews(read, &s.Store)
 	if err != nil {
-		s.Store.Error = err.Error()
-	}
-	s.Store.Projects = len(projects)
-	for _, p := range projects {
-		branches, err := b.branchViews(ctx, p.Name)
-		if err != nil && api.CodeOf(err) != api.CodeNotFound {
-			s.Store.Error = err.Error()
+		s.Store.Error = oneLine(err.Error())
+		if read.Err() != nil && ctx.Err() == nil {
+			s.Store.Error = fmt.Sprintf("the store does not answer within %v", statusReads)
 		}
-		s.Store.Branches += len(branches)
-		for _, v := range branches {
-			if st, used := b.branchStatus(v, clients[v.Ref()]); used {
-				s.Branches = append(s.Branches, st)
-			}
+		views = b.openViews()
+	}
+	for _, v := range views {
+		if st, used := b.branchStatus(v, clients[v.Ref()]); used {
+			s.Branches = append(s.Branches, st)
 		}
 	}
 	return s, nil
+}
+
+// statusReads is how long a status waits for the store. What is known without it is
+// told in any case.
+const statusReads = 3 * time.Second
+
+// statusViews reads all branches, and what else the status says about the store.
+func (b *backend) statusViews(ctx context.Context, s *api.StoreStatus) ([]api.Branch, error) {
+	total := b.meter.Snapshot()
+	s.Requests, s.Failures = total.Total().Requests, total.Total().Failures
+	s.SentBytes = total[objstore.VerbPut].Bytes
+	s.ReceivedBytes = total[objstore.VerbGet].Bytes + total[objstore.VerbReadAt].Bytes
+	s.Host, s.API = b.host.ID, b.host.API
+	projects, err := b.projects(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var views []api.Branch
+	for _, p := range projects {
+		more, err := b.branchViews(ctx, p.Name)
+		if api.CodeOf(err) == api.CodeNotFound {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		views = append(views, more...)
+	}
+	s.Projects, s.Branches = len(projects), len(views)
+	if b.host.ID == "" {
+		return views, nil
+	}
+	all, err := b.store.Hosts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range all {
+		s.Hosts = append(s.Hosts, api.HostStatus{ID: h.ID, Started: h.Started, Version: h.Version, API: h.API, Here: h.ID == b.host.ID})
+	}
+	return views, nil
+}
+
+// openViews returns the branches that are open here, without asking the store.
+func (b *backend) openViews() []api.Branch {
+	var views []api.Branch
+	for _, info := range b.disks.all() {
+		views = append(views, b.view(info, nil))
+	}
+	slices.SortFunc(views, func(x, y api.Branch) int { return cmp.Compare(x.Ref(), y.Ref()) })
+	return views
 }
 
 // branchStatus describes a branch, and says whether it is in use.
@@ -57,7 +110,10 @@ func (b *backend) branchStatus(v api.Branch, clients int) (api.BranchStatus, boo
 	s := api.BranchStatus{Branch: v, Device: held.device, Mountpoint: held.dir, Connections: clients}
 	if open := b.disks.get(id); open != nil {
 		st := open.Status()
-		s.PendingBytes, s.Waiting = st.Exposure, st.Waiting
+		s.PendingBytes, s.PendingSince, s.Waiting = st.Exposure, st.Oldest, st.Waiting
+		s.StoreError, s.StoreErrorSince = oneLine(st.StoreError), st.StoreErrorSince
+		s.TakenOver = takenView(st.TakenOver)
+		s.Durability = api.Durability(st.Durability)
 	}
 	return s, v.Attached || v.Error != "" || v.Endpoint != api.EndpointSuspended || held.by != ""
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
@@ -13,23 +14,47 @@ func (a *app) branchCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "branch",
 		Aliases: []string{"branches"},
-		Short:   "Create, list, show, rename and delete branches",
+		Short:   "Create, list, show, set, rename and delete branches",
 		Long: "A branch is a whole database that starts as a copy of its parent and costs\n" +
 			"nothing until it differs. PROJECT alone means PROJECT/main.",
 		Example: "  bough branch create demo/dev\n  bough branch tree demo",
 	}
-	cmd.AddCommand(a.branchCreateCmd(), a.branchListCmd(), a.branchTreeCmd(), a.branchShowCmd(), a.branchRenameCmd(), a.branchDeleteCmd())
+	cmd.AddCommand(a.branchCreateCmd(), a.branchListCmd(), a.branchTreeCmd(), a.branchShowCmd(), a.branchSetCmd(), a.branchRenameCmd(), a.branchDeleteCmd())
 	a.group(cmd)
 	return cmd
 }
 
-// branchTable lists branches of one project or of several.
+// branchTable lists branches of one project or of several. Durability and host have
+// a column where they say something.
 func (a *app) branchTable(branches []api.Branch) *table {
+	remote := slices.ContainsFunc(branches, func(b api.Branch) bool { return b.Durability == api.DurabilityRemote })
+	several := slices.ContainsFunc(branches, func(b api.Branch) bool { return b.Host != "" })
 	t := &table{header: []string{"BRANCH", "PARENT", "POSTGRES", "SEQ", "CREATED"}}
+	if remote {
+		t.header = append(t.header, "DURABILITY")
+	}
+	if several {
+		t.header = append(t.header, "HOST")
+	}
 	for _, b := range branches {
-		t.add(b.Ref(), parentCell(b), endpointCell(b), seqCell(b.Seq), a.ago(b.Created))
+		cells := []string{b.Ref(), parentCell(b), endpointCell(b), seqCell(b.Seq), a.ago(b.Created)}
+		if remote {
+			cells = append(cells, orDash(string(b.Durability)))
+		}
+		if several {
+			cells = append(cells, hostCell(b))
+		}
+		t.add(cells...)
 	}
 	return t
+}
+
+// hostCell renders who has the branch attached.
+func hostCell(b api.Branch) string {
+	if b.Attached {
+		return "here"
+	}
+	return orDash(b.Host)
 }
 
 // seqCell renders a barrier, which is not known of every branch.

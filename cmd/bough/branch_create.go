@@ -12,7 +12,8 @@ import (
 // branchCreate is `bough branch create`.
 type branchCreate struct {
 	*app
-	from string
+	from       string
+	durability string
 }
 
 func (a *app) branchCreateCmd() *cobra.Command {
@@ -32,6 +33,7 @@ func (a *app) branchCreateCmd() *cobra.Command {
 	_ = cmd.RegisterFlagCompletionFunc("from", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		return a.branchNames(), cobra.ShellCompDirectiveNoFileComp
 	})
+	durabilityFlag(cmd, &o.durability, "what a commit waits for: local or remote (default: the parent's)")
 	return cmd
 }
 
@@ -51,6 +53,9 @@ func (o *branchCreate) run(cmd *cobra.Command, args []string) error {
 		}
 		req.From = from
 	}
+	if req.Durability, err = durabilityArg(o.durability); err != nil {
+		return err
+	}
 	start := o.now()
 	p := o.progress("creating branch " + args[0])
 	created, err := o.client().CreateBranch(cmd.Context(), project, req)
@@ -62,9 +67,25 @@ func (o *branchCreate) run(cmd *cobra.Command, args []string) error {
 		return o.printJSON(created)
 	}
 	b := created.Branch
-	_, err = fmt.Fprintf(o.out, "created branch %s from %s@seq:%d%s\nconnect with `bough psql %s`\n",
-		b.Ref(), b.Parent, b.ForkSeq, took(o.now().Sub(start)), b.Ref())
+	_, err = fmt.Fprintf(o.out, "created branch %s from %s@seq:%d%s\n%sconnect with `bough psql %s`\n",
+		b.Ref(), b.Parent, b.ForkSeq, took(o.now().Sub(start)), forkLine(created.Fork), b.Ref())
 	return err
+}
+
+// forkLine says what a branch begins with if another host has its parent attached.
+func forkLine(f *api.Fork) string {
+	switch {
+	case f == nil:
+		return ""
+	case f.Published:
+		return fmt.Sprintf("its parent is attached by host %s, which has stored its last barrier for it\n", f.Host)
+	default:
+		when := ""
+		if !f.Time.IsZero() {
+			when = ", of " + stamp(f.Time)
+		}
+		return fmt.Sprintf("its parent is attached by host %s: %s; this is the last barrier that the store has%s\n", f.Host, f.Why, when)
+	}
 }
 
 // took renders how long something took, unless that is nothing.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"github.com/bough-db/bough/api"
 )
 
 // branchShow is `bough branch show`.
@@ -38,7 +40,13 @@ func (o *branchShow) run(cmd *cobra.Command, args []string) error {
 		b.Ref(), b.ID, parentCell(b), endpointCell(b), seqCell(b.Seq), size(b.SizeBytes), o.ago(b.Created)); err != nil {
 		return err
 	}
-	if b.Error != "" {
+	if b.Durability != "" && b.Durability != api.DurabilityLocal {
+		_, err = fmt.Fprintf(w, "durable   %s\n", b.Durability)
+	}
+	if err == nil && b.Host != "" {
+		_, err = fmt.Fprintf(w, "host      %s\n", hostCell(b))
+	}
+	if err == nil && b.Error != "" {
 		_, err = fmt.Fprintf(w, "error     %s\n", alarm(oneLine(b.Error)))
 	}
 	return err

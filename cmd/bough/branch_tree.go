@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"charm.land/lipgloss/v2"
 	"github.com/spf13/cobra"
@@ -64,7 +65,23 @@ func (o *branchTree) treeTable(branches []api.Branch) *table {
 		case l.orphan:
 			note = faint("its parent was deleted")
 		}
+		for _, more := range treeNotes(l.branch) {
+			note = strings.TrimPrefix(note+faint(", ")+more, faint(", "))
+		}
 		t.add(faint(l.lead)+l.branch.Name, endpointCell(l.branch), o.ago(l.branch.Created), note)
 	}
 	return t
+}
+
+// treeNotes says of a branch what is not so of most.
+func treeNotes(b api.Branch) (notes []string) {
+	if b.Durability == api.DurabilityRemote {
+		notes = append(notes, string(b.Durability))
+	}
+	if b.Host != "" && !b.Attached {
+		notes = append(notes, "on host "+b.Host)
+	} else if b.Host != "" {
+		notes = append(notes, "here")
+	}
+	return notes
 }

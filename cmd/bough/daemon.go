@@ -15,11 +15,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bough-db/bough/api"
+	"github.com/bough-db/bough/api/hosts"
 	"github.com/bough-db/bough/blockdev"
 	"github.com/bough-db/bough/branchfs"
 	"github.com/bough-db/bough/cache"
 	"github.com/bough-db/bough/cow"
 	"github.com/bough-db/bough/objstore/dirstore"
+	"github.com/bough-db/bough/objstore/meterstore"
 	"github.com/bough-db/bough/postgres"
 	"github.com/bough-db/bough/proxy"
 	"github.com/bough-db/bough/vfs"
@@ -55,6 +57,13 @@ type daemon struct {
 	api      *api.Server
 	apiConn  net.Listener
 
+	host        cow.HostInfo // who this is among several; no ID if the store is not shared
+	peers       *peers
+	meter       *meterstore.Store
+	hosts       *hosts.Server
+	hostsServed chan error
+	recorded    bool // host is in the store
+
 	endDoor context.CancelFunc // closes the clients' connections
 	served  chan error         // one from each of door and api
 }
@@ -73,7 +82,7 @@ func (o *serve) startDaemon(ctx context.Context, log *slog.Logger) (*daemon, err
 
 func (o *serve) startSteps(ctx context.Context, d *daemon) error {
 	for _, step := range []func(context.Context, *daemon) error{
-		o.openHost, o.openStore, o.openKernel, o.openBackend, o.createFirst,
+		o.openHost, o.openStore, o.openKernel, o.openBackend, o.openPeers, o.createFirst,
 	} {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -138,10 +147,16 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 			return err
 		}
 	}
+	d.meter = meterstore.New(d.objects, nil)
+	if sharedStore(o.store) {
+		if err := o.identify(ctx, d, d.meter); err != nil {
+			return err
+		}
+	}
 	began := time.Now()
 	memory := cache.NewMemory(o.memoryBytes / 4)
 	d.store, err = cow.OpenStore(ctx, cow.Options{
-		Objects: d.objects, Journals: d.journals, Frames: d.frames, Memory: memory,
+		Objects: d.meter, Journals: d.journals, Frames: d.frames, Memory: memory, Host: d.host.ID, Shared: d.host.ID != "",
 		WriteThrough: o.writeMode == writeThrough, Logger: d.log,
 	})
 	if err != nil {
@@ -149,11 +164,12 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 	}
 	d.log.Info("store is open", "dir", o.store, "took", time.Since(began).Round(time.Millisecond))
 	d.disks = newDisks(d.store, d.log)
+	d.peers = newPeers(d.store, localNetwork(), d.log)
 	d.backend = &backend{
 		app: o.app, store: d.store, disks: d.disks, log: d.log, started: o.now(), listen: d.listener.Addr().String(),
 		state: o.state, location: o.store, writeMode: o.writeMode, memoryBytesMax: o.memoryBytes,
 		journals: d.journals, journalBytes: o.journalBytes, frames: d.frames, memory: memory,
-		deleting: map[cow.BranchID]bool{},
+		deleting: map[cow.BranchID]bool{}, peers: d.peers, meter: d.meter,
 	}
 	return nil
 }
@@ -181,7 +197,7 @@ func (o *serve) openKernel(ctx context.Context, d *daemon) (err error) {
 		return err
 	}
 	through := o.writeMode == writeThrough
-	d.volumes = newVolumes(d.store, d.kernel, through)
+	d.volumes = newVolumes(d.peers, d.kernel, through)
 	d.endpoint, err = postgres.New(ctx, postgres.Options{
 		StateDir: o.state, Store: d.store, Volumes: d.volumes, Hold: d.volumes.hold, WriteThrough: through,
 		BinDir: o.pgBin, User: o.pgUser, Logger: d.log,
@@ -211,6 +227,7 @@ func (o *serve) openKernel(ctx context.Context, d *daemon) (err error) {
 // openBackend makes the two servers.
 func (o *serve) openBackend(_ context.Context, d *daemon) (err error) {
 	d.backend.endpoint, d.backend.volumes = d.endpoint, d.volumes
+	d.volumes.lost = d.backend.lost
 	d.door, err = proxy.New(proxy.Options{Waker: waker{d.backend}, Logger: d.log})
 	if err != nil {
 		return err
@@ -309,6 +326,13 @@ func (d *daemon) stop(ctx context.Context) error {
 	}
 	if d.store != nil {
 		note("close store", d.store.Close(ctx))
+	}
+	if d.volumes != nil {
+		d.volumes.watches.Wait()
+	}
+	d.stopPeers(note)
+	if d.recorded && len(errs) == 0 {
+		note("take this host's record away", d.leave(ctx))
 	}
 	if d.journals != nil {
 		note("close journals", d.journals.Close())

@@ -20,18 +20,35 @@ type disks struct {
 	log   *slog.Logger
 
 	mu   sync.Mutex
-	open map[cow.BranchID]*cow.Branch
+	open map[cow.BranchID]openBranch
+}
+
+// openBranch is a branch that is open, and what was known of it then.
+type openBranch struct {
+	*cow.Branch
+	info cow.BranchInfo
 }
 
 func newDisks(store *cow.Store, log *slog.Logger) *disks {
-	return &disks{store: store, log: log, open: map[cow.BranchID]*cow.Branch{}}
+	return &disks{store: store, log: log, open: map[cow.BranchID]openBranch{}}
 }
 
 // get returns the branch if it is open.
 func (d *disks) get(id cow.BranchID) *cow.Branch {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.open[id]
+	return d.open[id].Branch
+}
+
+// all returns what is known of the branches that are open.
+func (d *disks) all() []cow.BranchInfo {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	all := make([]cow.BranchInfo, 0, len(d.open))
+	for _, o := range d.open {
+		all = append(all, o.info)
+	}
+	return all
 }
 
 // notExist makes the store's error one of the file system's.
@@ -103,7 +120,7 @@ func (f *branchFile) Open(ctx context.Context) (branchfs.Disk, error) {
 		return nil, notExist(err)
 	}
 	f.disks.mu.Lock()
-	f.disks.open[f.info.ID] = b
+	f.disks.open[f.info.ID] = openBranch{Branch: b, info: f.info}
 	f.disks.mu.Unlock()
 	return &openDisk{Branch: b, disks: f.disks}, nil
 }
@@ -141,7 +158,7 @@ func (o *openDisk) Close(ctx context.Context) error {
 	// The branch may be opened again before this close has returned; then the
 	// map has the new one.
 	o.disks.mu.Lock()
-	if o.disks.open[o.ID()] == o.Branch {
+	if o.disks.open[o.ID()].Branch == o.Branch {
 		delete(o.disks.open, o.ID())
 	}
 	o.disks.mu.Unlock()

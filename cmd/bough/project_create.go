@@ -12,8 +12,9 @@ import (
 // projectCreate is `bough project create`.
 type projectCreate struct {
 	*app
-	pgVersion int
-	size      string
+	pgVersion  int
+	size       string
+	durability string
 }
 
 func (a *app) projectCreateCmd() *cobra.Command {
@@ -28,6 +29,7 @@ func (a *app) projectCreateCmd() *cobra.Command {
 	}
 	cmd.Flags().IntVar(&o.pgVersion, "pg-version", 0, "major version of Postgres (default: the newest installed)")
 	cmd.Flags().StringVar(&o.size, "size", "", "size of the device, thin (default: 256GiB)")
+	durabilityFlag(cmd, &o.durability, "what a commit waits for: local or remote (default: local)")
 	return cmd
 }
 
@@ -38,6 +40,9 @@ func (o *projectCreate) run(cmd *cobra.Command, args []string) error {
 	}
 	req := api.CreateProject{Name: name, PGVersion: o.pgVersion}
 	if req.SizeBytes, err = parseSize("--size", o.size); err != nil {
+		return err
+	}
+	if req.Durability, err = durabilityArg(o.durability); err != nil {
 		return err
 	}
 	p := o.progress("creating project " + name)

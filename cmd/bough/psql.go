@@ -77,7 +77,7 @@ func (o *psql) psqlEnv(ctx context.Context, project, name string) ([]string, err
 	defer c.Close()
 	if o.admin {
 		p := o.progress("starting " + project + "/" + name)
-		_, err := c.Start(ctx, project, name)
+		_, err := c.Start(ctx, project, name, api.StartBranch{})
 		p.end()
 		if err != nil {
 			return nil, err

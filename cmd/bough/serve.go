@@ -37,6 +37,7 @@ const stopLimit = 3 * time.Minute
 type serve struct {
 	*app
 	state, store, listen, create string
+	api, apiAdvertise            string
 	pgVersion                    int
 	pgBin, pgUser                string
 	writeMode                    string
@@ -65,6 +66,8 @@ func (a *app) serveCmd() *cobra.Command {
 	f.StringVar(&o.state, "state", "", "directory for what belongs to this host (default: BOUGH_STATE, else "+abbreviateHome(a, a.defaultState())+")")
 	f.StringVar(&o.store, "store", "", "directory of the object store (default: store in the state directory)")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:6432", "address for Postgres clients")
+	f.StringVar(&o.api, "api", "", "address for the other hosts of a shared store, or none (default: that of --listen,\nany free port)")
+	f.StringVar(&o.apiAdvertise, "api-advertise", "", "HOST:PORT at which other hosts reach --api, if that differs")
 	f.StringVar(&o.create, "create", "", "create this project if it does not exist")
 	f.IntVar(&o.pgVersion, "pg-version", 0, "major version of Postgres for --create (default: the newest installed)")
 	f.StringVar(&o.pgBin, "pg-bin", "", "directory of the one Postgres to use (default: every installed one)")
@@ -97,6 +100,9 @@ func (o *serve) check() error {
 	}
 	if _, _, err := net.SplitHostPort(o.listen); err != nil {
 		return usagef("--listen %q is not an address: write HOST:PORT, such as 127.0.0.1:6432", o.listen)
+	}
+	if err := o.checkAPI(); err != nil {
+		return err
 	}
 	if o.create != "" {
 		if _, err := projectArg(o.create); err != nil {

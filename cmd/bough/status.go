@@ -5,6 +5,7 @@ import (
 	"io"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/dustin/go-humanize/english"
@@ -45,10 +46,10 @@ func (o *status) run(cmd *cobra.Command, _ []string) error {
 		_, err := fmt.Fprintln(w, "\nno branch is in use")
 		return err
 	}
-	t := table{header: []string{"BRANCH", "POSTGRES", "CLIENTS", "SEQ", "TO UPLOAD", "DEVICE", "MOUNTED ON"}}
+	t := table{header: []string{"BRANCH", "POSTGRES", "CLIENTS", "SEQ", "DURABLE", "TO UPLOAD", "DEVICE", "MOUNTED ON"}}
 	for _, b := range s.Branches {
-		t.add(b.Ref(), endpointCell(b.Branch), strconv.Itoa(b.Connections), seqCell(b.Seq),
-			size(b.PendingBytes), orDash(b.Device), orDash(b.Mountpoint))
+		t.add(b.Ref(), endpointCell(b.Branch), strconv.Itoa(b.Connections), seqCell(b.Seq), orDash(string(b.Durability)),
+			o.pending(b), orDash(b.Device), orDash(b.Mountpoint))
 	}
 	fmt.Fprintln(w)
 	if err := t.write(w, ""); err != nil {
@@ -66,6 +67,17 @@ func (o *status) head(w io.Writer, s api.Status) error {
 	t.add("state", s.Daemon.StateDir)
 	t.add("store", fmt.Sprintf("%s: %s, %s", s.Store.Location,
 		english.Plural(s.Store.Projects, "project", ""), english.Plural(s.Store.Branches, "branch", "branches")))
+	if s.Store.Requests > 0 {
+		t.add("", fmt.Sprintf("%s, %s sent, %s received", english.Plural(int(s.Store.Requests), "request", ""), size(s.Store.SentBytes), size(s.Store.ReceivedBytes)))
+	}
+	if s.Store.Host != "" {
+		t.add("host", fmt.Sprintf("%s, asked by others at %s", s.Store.Host, orDash(s.Store.API)))
+	}
+	for _, h := range s.Store.Hosts {
+		if !h.Here {
+			t.add("", faint(fmt.Sprintf("%s at %s, up %s", h.ID, orDash(h.API), strings.TrimSpace(humanize.RelTime(h.Started, o.now(), "", "")))))
+		}
+	}
 	t.add("journal", fmt.Sprintf("%s, write mode %s", of(s.Journal.UsedBytes, s.Journal.BytesMax), s.Daemon.WriteMode))
 	c := s.Cache
 	t.add("cache", fmt.Sprintf("memory %s, hits %s", of(c.MemoryBytes, c.MemoryBytesMax), percent(c.MemoryHits, c.MemoryMisses)))
@@ -95,12 +107,38 @@ func (o *status) errors(w io.Writer, s api.Status) error {
 		if b.Waiting != "" {
 			t.add(b.Ref(), alarm("writes wait "+oneLine(b.Waiting)))
 		}
+		if b.StoreError != "" {
+			t.add(b.Ref(), alarm(o.storeTrouble(b, s.Journal)))
+		}
 	}
 	if len(t.rows) == 0 {
 		return nil
 	}
 	fmt.Fprintln(w, "\nerrors")
 	return t.write(w, "  ")
+}
+
+// pending renders what of a branch is not in the store, and for how long.
+func (o *status) pending(b api.BranchStatus) string {
+	if b.PendingSince.IsZero() {
+		return size(b.PendingBytes)
+	}
+	return fmt.Sprintf("%s, %s", size(b.PendingBytes), seconds(o.now().Sub(b.PendingSince)))
+}
+
+// seconds renders a time that passes, to the second.
+func seconds(d time.Duration) string {
+	return max(d, 0).Truncate(time.Second).String()
+}
+
+// storeTrouble says what it means that the store does not take what it is given.
+func (o *status) storeTrouble(b api.BranchStatus, j api.JournalStatus) string {
+	since := seconds(o.now().Sub(b.StoreErrorSince))
+	if b.Durability == api.DurabilityRemote {
+		return fmt.Sprintf("the store has not taken commits for %s: they wait: %s", since, oneLine(b.StoreError))
+	}
+	return fmt.Sprintf("uploads fail for %s; writes go on while there is journal, %s are left: %s",
+		since, size(j.BytesMax-j.UsedBytes), oneLine(b.StoreError))
 }
 
 // percent renders the share of hits.

@@ -69,6 +69,8 @@ func endpointCell(b api.Branch) string {
 		return lipgloss.NewStyle().Foreground(lipgloss.Green).Render(string(b.Endpoint))
 	case b.Endpoint == api.EndpointSuspended && b.Attached:
 		return "attached"
+	case b.Endpoint == api.EndpointSuspended && b.Elsewhere:
+		return "elsewhere"
 	case b.Endpoint == api.EndpointSuspended:
 		return faint(string(b.Endpoint))
 	default:

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bough-db/bough/api"
 	"github.com/bough-db/bough/blockdev"
 	"github.com/bough-db/bough/branchfs"
 	"github.com/bough-db/bough/cow"
@@ -40,12 +41,17 @@ func (e *heldError) Error() string {
 // Postgres must be alone with its files.
 type volumes struct {
 	*blockdev.Volumes
-	store   *cow.Store
+	peers   *peers
 	files   *branchfs.Server // set before the first use
 	through bool
+	// lost is told of a branch that has failed since another host took it over. Set
+	// before the first use.
+	lost func(ctx context.Context, id cow.BranchID, h holding, err error)
 
 	mu   sync.Mutex
 	held map[cow.BranchID]*holding
+
+	watches sync.WaitGroup
 }
 
 // holding is a branch that is open and attached, or about to be.
@@ -56,8 +62,8 @@ type holding struct {
 	dir    string
 }
 
-func newVolumes(store *cow.Store, kernel *blockdev.Volumes, through bool) *volumes {
-	return &volumes{Volumes: kernel, store: store, through: through, held: map[cow.BranchID]*holding{}}
+func newVolumes(peers *peers, kernel *blockdev.Volumes, through bool) *volumes {
+	return &volumes{Volumes: kernel, peers: peers, through: through, held: map[cow.BranchID]*holding{}}
 }
 
 // get returns how the branch is held; the zero holding if it is not.
@@ -89,7 +95,7 @@ func (v *volumes) claim(ctx context.Context, id cow.BranchID, by holder, dir str
 	v.held[id] = h
 	v.mu.Unlock()
 
-	b, err := v.store.Open(ctx, id)
+	b, err := v.peers.open(ctx, id, api.TakeOver{})
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err != nil {
@@ -97,8 +103,28 @@ func (v *volumes) claim(ctx context.Context, id cow.BranchID, by holder, dir str
 		return err
 	}
 	h.branch = b
+	v.watches.Go(func() { v.watch(id, b) })
 	return nil
 }
+
+// watch waits until the branch is closed, or has failed.
+func (v *volumes) watch(id cow.BranchID, b *cow.Branch) {
+	<-b.Failed()
+	err := b.Err()
+	if !errors.Is(err, cow.ErrFenced) {
+		return
+	}
+	h := v.get(id)
+	if h.branch != b {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), lostTimeout)
+	defer cancel()
+	v.lost(ctx, id, h, err)
+}
+
+// lostTimeout bounds how long it takes to stop what uses a branch that was lost.
+const lostTimeout = 2 * time.Minute
 
 // release closes a branch that is no longer attached, and waits until all that
 // was written is in the store.

@@ -1,0 +1,80 @@
+package cow
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/bough-db/bough/objstore/memstore"
+)
+
+// TestTakeOverNamesTheWriter takes a branch over only from the writer that was meant,
+// and lets the loser find out without a write.
+func TestTakeOverNamesTheWriter(t *testing.T) {
+	objects := memstore.New(memstore.Options{})
+	var hosts []*world
+	for _, name := range []string{"a", "b"} {
+		w := &world{t: t, objects: objects, opts: Options{Host: name, Shared: true}}
+		w.mustStart()
+		t.Cleanup(w.stop)
+		hosts = append(hosts, w)
+	}
+	a, b, ctx := hosts[0], hosts[1], context.Background()
+	_, br, err := a.store.CreateProject(ctx, "p", ProjectOptions{Size: deviceBytes, Durability: DurabilityRemote})
+	if err != nil || br.Durability != DurabilityRemote {
+		t.Fatalf("project of durability %q: %v", br.Durability, err)
+	}
+	if _, _, err := a.store.CreateProject(ctx, "q", ProjectOptions{Durability: "twice"}); err == nil {
+		t.Error("a project of a durability that there is not")
+	}
+	first := a.open(br.ID)
+	a.write(first, 1, 7)
+	var held *AttachedError
+	if _, err := b.store.Open(ctx, br.ID); !errors.As(err, &held) || held.Host != "a" || held.Epoch != 1 {
+		t.Fatalf("open elsewhere: %v", err)
+	}
+	a.closeBranch(first)
+	second := a.open(br.ID) // it changes hands meanwhile
+	gone := OpenOptions{TakeOver: TakeOverStored, Epoch: held.Epoch}
+	if _, err := b.store.OpenWith(ctx, br.ID, gone); !errors.As(err, &held) || held.Epoch != 2 {
+		t.Fatalf("take over from a writer that is gone: %v", err)
+	}
+	taken, err := b.store.OpenWith(ctx, br.ID, OpenOptions{TakeOver: TakeOverStored, Epoch: held.Epoch})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.expect(taken, 1, 7)
+	select {
+	case <-second.Failed():
+		t.Error("failed before it looked")
+	default:
+	}
+	if err := second.Recheck(ctx); !errors.Is(err, ErrFenced) {
+		t.Errorf("recheck of the loser: %v", err)
+	}
+	<-second.Failed()
+	if err := second.Err(); !errors.Is(err, ErrFenced) {
+		t.Errorf("the loser's failure: %v", err)
+	}
+	if err := taken.Recheck(ctx); err != nil {
+		t.Errorf("recheck of the writer: %v", err)
+	}
+	if err := second.Close(ctx); !errors.Is(err, ErrFenced) {
+		t.Errorf("close of the loser: %v", err)
+	}
+	if seq, when, err := a.store.Stored(ctx, br.ID); err != nil || seq == 0 || when.IsZero() {
+		t.Errorf("Stored = %d, %v, %v", seq, when, err)
+	}
+	// Nothing of a project goes while a host has one of its branches.
+	if err := a.store.DeleteProject(ctx, "p"); !errors.As(err, &held) || held.Host != "b" {
+		t.Errorf("delete of a project in use elsewhere: %v", err)
+	}
+	if _, err := a.store.Branch(ctx, "p", MainBranch); err != nil {
+		t.Errorf("after that: %v", err)
+	}
+	b.closeBranch(taken)
+	<-taken.Failed()
+	if err := a.store.DeleteProject(ctx, "p"); err != nil {
+		t.Error(err)
+	}
+}
