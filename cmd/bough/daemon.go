@@ -43,7 +43,7 @@ type daemon struct {
 
 	lock     *stateLock
 	listener net.Listener
-	objects  *dirstore.Store
+	objects  objects
 	journals *wal.Pool
 	frames   *cache.Frames
 	store    *cow.Store
@@ -126,10 +126,7 @@ func (o *serve) openHost(ctx context.Context, d *daemon) (err error) {
 // openStore opens the disks and the store, and brings into the store what an
 // earlier daemon left in its journals.
 func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
-	if err := checkStoreDir(o.store); err != nil {
-		return err
-	}
-	if d.objects, err = dirstore.Open(o.store, dirstore.Options{Exclusive: true, Logger: d.log}); err != nil {
+	if d.objects, err = o.openObjects(ctx, d.log); err != nil {
 		return err
 	}
 	d.journals, err = wal.OpenPool(vfs.OS(), filepath.Join(o.state, journalDir), wal.PoolOptions{MaxBytes: o.journalBytes, Logger: d.log})
@@ -162,7 +159,7 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 	if err != nil {
 		return err
 	}
-	d.log.Info("store is open", "dir", o.store, "took", time.Since(began).Round(time.Millisecond))
+	d.log.Info("store is open", "store", o.store, "took", time.Since(began).Round(time.Millisecond))
 	d.disks = newDisks(d.store, d.log)
 	d.peers = newPeers(d.store, localNetwork(), d.log)
 	d.backend = &backend{
@@ -174,10 +171,24 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 	return nil
 }
 
+// openObjects opens the object store, once it is seen to be one.
+func (o *serve) openObjects(ctx context.Context, log *slog.Logger) (objects, error) {
+	if isURL(o.store) {
+		return openS3(ctx, o.store, log)
+	}
+	if err := checkStoreDir(o.store); err != nil {
+		return nil, err
+	}
+	return openObjects(ctx, o.store, objectOptions{exclusive: true, logger: log})
+}
+
 // autoCacheBytes returns how much of the disk the cache gets if nobody says. A
 // store on the same file system is read as quickly as the cache would be, and the
 // cache would write everything once more: docs/format-cache.md has the figures.
 func autoCacheBytes(state, store string) (int64, error) {
+	if isURL(store) {
+		return cacheBytesAuto, nil
+	}
 	var st [2]unix.Stat_t
 	for i, dir := range []string{state, store} {
 		if err := unix.Stat(dir, &st[i]); err != nil {
@@ -187,8 +198,11 @@ func autoCacheBytes(state, store string) (int64, error) {
 	if st[0].Dev == st[1].Dev {
 		return 0, nil
 	}
-	return 1 << 30, nil
+	return cacheBytesAuto, nil
 }
+
+// cacheBytesAuto is the size of the cache for a store that is elsewhere.
+const cacheBytesAuto = 1 << 30
 
 // openKernel takes away what a killed daemon left in the kernel, then mounts
 // the branches' files.

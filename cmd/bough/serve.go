@@ -64,7 +64,7 @@ func (a *app) serveCmd() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.state, "state", "", "directory for what belongs to this host (default: BOUGH_STATE, else "+abbreviateHome(a, a.defaultState())+")")
-	f.StringVar(&o.store, "store", "", "directory of the object store (default: store in the state directory)")
+	f.StringVar(&o.store, "store", "", "the object store: a directory, or s3://BUCKET/PREFIX[?endpoint=URL&region=NAME&…]\n(default: store in the state directory)")
 	f.StringVar(&o.listen, "listen", "127.0.0.1:6432", "address for Postgres clients")
 	f.StringVar(&o.api, "api", "", "address for the other hosts of a shared store, or none (default: that of --listen,\nany free port)")
 	f.StringVar(&o.apiAdvertise, "api-advertise", "", "HOST:PORT at which other hosts reach --api, if that differs")
@@ -89,14 +89,16 @@ func (o *serve) check() error {
 	if o.state, err = filepath.Abs(o.state); err != nil {
 		return fmt.Errorf("find state directory: %w", err)
 	}
-	if strings.Contains(o.store, "://") {
-		return usagef("--store %s: this version stores in a directory only", o.store)
-	}
 	if o.store == "" {
 		o.store = filepath.Join(o.state, "store")
 	}
-	if o.store, err = filepath.Abs(o.store); err != nil {
-		return fmt.Errorf("find store directory: %w", err)
+	if err := checkLocation(o.store); err != nil {
+		return usagef("--store: %w", err)
+	}
+	if !isURL(o.store) {
+		if o.store, err = filepath.Abs(o.store); err != nil {
+			return fmt.Errorf("find store directory: %w", err)
+		}
 	}
 	if _, _, err := net.SplitHostPort(o.listen); err != nil {
 		return usagef("--listen %q is not an address: write HOST:PORT, such as 127.0.0.1:6432", o.listen)

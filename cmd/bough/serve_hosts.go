@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/bough-db/bough/api/hosts"
@@ -42,7 +41,7 @@ func (o *serve) checkAPI() error {
 
 // sharedStore tells whether other hosts may use the store too. A directory has the
 // one whose lock is on it.
-func sharedStore(location string) bool { return strings.Contains(location, "://") }
+func sharedStore(location string) bool { return isURL(location) }
 
 // identify decides who this host is among those that share the store, before
 // anything in the store or the journals is touched.

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/logging"
 	"golang.org/x/sys/unix"
 )
 
@@ -51,8 +53,19 @@ type chain struct {
 	worked atomic.Bool
 }
 
-// errCredentials marks the errors of the search for credentials.
-var errCredentials = errors.New("no credentials")
+// searchError is an error of the search for credentials.
+type searchError struct{ err error }
+
+// Error returns what the search said.
+func (e *searchError) Error() string { return "no credentials: " + e.err.Error() }
+
+// Unwrap returns the error of the SDK.
+func (e *searchError) Unwrap() error { return e.err }
+
+func isSearch(err error) bool {
+	var search *searchError
+	return errors.As(err, &search)
+}
 
 // Retrieve searches.
 func (c *chain) Retrieve(ctx context.Context) (aws.Credentials, error) {
@@ -60,11 +73,11 @@ func (c *chain) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	defer cancel()
 	cfg, err := c.load(ctx)
 	if err != nil {
-		return aws.Credentials{}, fmt.Errorf("%w: %w", errCredentials, err)
+		return aws.Credentials{}, &searchError{err}
 	}
 	found, err := cfg.Credentials.Retrieve(ctx)
 	if err != nil {
-		return aws.Credentials{}, fmt.Errorf("%w: %w", errCredentials, err)
+		return aws.Credentials{}, &searchError{err}
 	}
 	c.worked.Store(true)
 	return found, nil
@@ -95,7 +108,7 @@ func (c *credentials) replace(now time.Time) {
 
 // newClient returns a client for the location; it makes no request.
 func newClient(ctx context.Context, loc Location, opts Options) (*s3.Client, *http.Transport, *credentials, error) {
-	var set []func(*config.LoadOptions) error
+	set := []func(*config.LoadOptions) error{config.WithLogger(sdkLog(opts.Logger))}
 	if loc.Region != "" {
 		set = append(set, config.WithRegion(loc.Region))
 	}
@@ -145,6 +158,14 @@ func newClient(ctx context.Context, loc Location, opts Options) (*s3.Client, *ht
 		return nil, nil, nil, fmt.Errorf("no region for %s: add ?region=NAME to the URL, or set AWS_REGION", loc.Name())
 	}
 	return client, transport, creds, nil
+}
+
+// sdkLog passes on what the SDK has to say. It has no secrets in it, unless it is
+// asked to log requests, which it is not.
+func sdkLog(log *slog.Logger) logging.Logger {
+	return logging.LoggerFunc(func(_ logging.Classification, format string, args ...any) {
+		log.Debug("SDK: " + fmt.Sprintf(format, args...))
+	})
 }
 
 // newTransport returns the SDK's transport, which knows about AWS_CA_BUNDLE and

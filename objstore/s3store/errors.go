@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -114,7 +115,7 @@ func (s *Store) judge(c call, n int, err error) verdict {
 		return transient
 	case errors.Is(err, errServer), errors.Is(err, errRange), errors.Is(err, errTooLarge):
 		return final
-	case errors.Is(err, errCredentials):
+	case isSearch(err):
 		if s.creds.chain.worked.Load() {
 			return transient
 		}
@@ -149,7 +150,7 @@ func (s *Store) explain(c call, err error) error {
 	wrap := func(format string, args ...any) error {
 		return fmt.Errorf("%v %s in %s: %w", c.verb, c.key, s.loc.Name(), fmt.Errorf(format, args...))
 	}
-	for _, known := range []error{objstore.ErrNotExist, objstore.ErrExists, objstore.ErrMismatch} {
+	for _, known := range []error{objstore.ErrNotExist, objstore.ErrExists, objstore.ErrMismatch, errDamage} {
 		if errors.Is(err, known) {
 			return fmt.Errorf("%v %s: %w", c.verb, c.key, known)
 		}
@@ -175,8 +176,8 @@ func (s *Store) explain(c call, err error) error {
 		return wrap("%w (%s)", objstore.ErrFull, said)
 	}
 	switch {
-	case errors.Is(err, errCredentials):
-		return wrap("%w: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write them into ~/.aws/credentials, or give this machine a role (%s)", errCredentials, oneLine(err))
+	case isSearch(err):
+		return wrap("no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or write them into ~/.aws/credentials, or give this machine a role (%s)", said)
 	case status == http.StatusInsufficientStorage:
 		return wrap("%w (%s)", objstore.ErrFull, said)
 	case status == http.StatusNotFound:
@@ -224,9 +225,18 @@ func (s *Store) said(err error) string {
 		}
 		return shorten(line)
 	}
-	var sent *smithyhttp.RequestSendError
-	if errors.As(err, &sent) {
-		return oneLine(sent.Err)
+	// The innermost of the frames: the search for credentials, or what happened to
+	// the request, of which the URL is said already.
+	var search *searchError
+	var send *smithyhttp.RequestSendError
+	var at *url.Error
+	switch {
+	case errors.As(err, &search):
+		err = search.err
+	case errors.As(err, &at):
+		err = at.Err
+	case errors.As(err, &send):
+		err = send.Err
 	}
 	return oneLine(err)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/bough-db/bough/objstore"
 )
@@ -44,12 +45,7 @@ func (s *Store) Put(ctx context.Context, key string, data []byte, cond objstore.
 	if err := cond.Check(); err != nil {
 		return "", fmt.Errorf("put %s: %w", key, err)
 	}
-	sum := binary.BigEndian.AppendUint32(nil, crc32.Checksum(data, castagnoli))
-	in := &s3.PutObjectInput{
-		Bucket: &s.loc.Bucket, Key: s.path(key),
-		ContentLength:  aws.Int64(int64(len(data))),
-		ChecksumCRC32C: aws.String(base64.StdEncoding.EncodeToString(sum)),
-	}
+	in := s.putInput(key, data, crc32.Checksum(data, castagnoli))
 	if cond.IfAbsent {
 		in.IfNoneMatch = aws.String("*")
 	}
@@ -65,11 +61,11 @@ func (s *Store) Put(ctx context.Context, key string, data []byte, cond objstore.
 		sent := body{bytes.NewReader(data)}
 		in.Body = sent
 		out, err := s.client.PutObject(ctx, in)
-		switch {
-		case err != nil && response(err) == nil && sent.r.Len() > 0:
-			return s.settle(ctx, key, cond, l.cause(err))
-		case err != nil:
-			return refused(l.cause(err), cond)
+		if err = l.cause(err); brokenOff(err) && sent.r.Len() > 0 {
+			return s.settle(ctx, key, cond, err)
+		}
+		if err != nil {
+			return refused(err, cond)
 		}
 		if tag = tagOf(out.ETag); tag == "" {
 			return fmt.Errorf("%w: a put got no ETag", errServer)
@@ -80,6 +76,53 @@ func (s *Store) Put(ctx context.Context, key string, data []byte, cond objstore.
 		return "", err
 	}
 	return tag, nil
+}
+
+// putInput returns the request for a put, but for its body.
+func (s *Store) putInput(key string, data []byte, crc32c uint32) *s3.PutObjectInput {
+	sum := binary.BigEndian.AppendUint32(nil, crc32c)
+	return &s3.PutObjectInput{
+		Bucket: &s.loc.Bucket, Key: s.path(key),
+		ContentLength:  aws.Int64(int64(len(data))),
+		ChecksumCRC32C: aws.String(base64.StdEncoding.EncodeToString(sum)),
+	}
+}
+
+// TakesDamaged tries whether the server takes a body that does not match the checksum
+// sent with it. The key must be the caller's own; it is deleted again.
+func (s *Store) TakesDamaged(ctx context.Context, key string) (bool, error) {
+	if err := objstore.CheckKey(key); err != nil {
+		return false, fmt.Errorf("put: %w", err)
+	}
+	data := []byte("not what the checksum is of")
+	c := call{verb: objstore.VerbPut, key: key}
+	in := s.putInput(key, data, crc32.Checksum(data, castagnoli)+1)
+	err := s.retry(ctx, c, func(ctx context.Context) error {
+		ctx, l := s.limit(ctx, int64(len(data)))
+		defer l.end()
+		in.Body = body{bytes.NewReader(data)}
+		_, err := s.client.PutObject(ctx, in)
+		if statusOf(err) == http.StatusBadRequest {
+			return errDamage
+		}
+		return l.cause(err)
+	})
+	if errors.Is(err, errDamage) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, s.Delete(ctx, key)
+}
+
+// errDamage: the server has noticed that a body is not what its checksum is of.
+var errDamage = errors.New("body does not match its checksum")
+
+// brokenOff tells whether err is that of a request which had begun, and got no answer.
+func brokenOff(err error) bool {
+	var send *smithyhttp.RequestSendError
+	return errors.Is(err, errSlow) || errors.As(err, &send) && !neverSent(err)
 }
 
 // settle finds out why a put broke off that was not sent whole, and so was not carried
