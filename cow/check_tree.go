@@ -97,9 +97,9 @@ func (c *checker) walk(ctx context.Context, r *ref, level uint8, first uint64) b
 }
 
 func (c *checker) readPage(log BranchID, want need) (*node, error) {
-	n, err := c.s.readPage(log, want)
+	n, err := c.s.readPage(c.s.ctx, log, want)
 	if err != nil {
-		n, err = c.s.readPage(log, want)
+		n, err = c.s.readPage(c.s.ctx, log, want)
 	}
 	if err != nil {
 		return nil, err

@@ -29,7 +29,8 @@ const (
 	checkpointMagic    = "BOUGHCKP"
 	checkpointVersion  = 1
 	checkpointTrailer  = 28
-	checkpointTail     = 4 << 10 // what one read of the end fetches at first
+	checkpointTail     = 4 << 10  // what one read of the end fetches at first
+	checkpointOpen     = 64 << 10 // the same, for who wants the pages there too
 	checkpointKind     = "checkpoint"
 	checkpointBytesMax = 1<<32 - 1
 )
@@ -196,34 +197,89 @@ func (s *Store) putCheckpoint(ctx context.Context, pages []byte, rec *checkpoint
 // readCheckpoint returns the description of a checkpoint. What does not check out
 // is read once more.
 func (s *Store) readCheckpoint(ctx context.Context, log BranchID, n wal.SegmentNo) (*checkpointRecord, error) {
-	rec, err := s.readCheckpointOnce(ctx, log, n)
-	if errors.Is(err, ErrCorrupt) {
-		rec, err = s.readCheckpointOnce(ctx, log, n)
+	rec, _, err := s.readCheckpointTail(ctx, log, n, checkpointTail)
+	return rec, err
+}
+
+// openCheckpoint is readCheckpoint for a tree that is about to be used: what the
+// same read gets of its newest pages goes to the page cache. Those are the root,
+// most of what is below it, and the leaves that changed last.
+func (s *Store) openCheckpoint(ctx context.Context, log BranchID, n wal.SegmentNo) (*checkpointRecord, error) {
+	rec, tail, err := s.readCheckpointTail(ctx, log, n, checkpointOpen)
+	if err == nil {
+		s.harvest(rec, tail)
 	}
 	return rec, err
 }
 
-func (s *Store) readCheckpointOnce(ctx context.Context, log BranchID, n wal.SegmentNo) (*checkpointRecord, error) {
+// checkpointEnd is the end of a checkpoint object, from the offset off on.
+type checkpointEnd struct {
+	buf []byte
+	off int64
+}
+
+func (s *Store) readCheckpointTail(ctx context.Context, log BranchID, n wal.SegmentNo, size int) (*checkpointRecord, checkpointEnd, error) {
+	rec, tail, err := s.readCheckpointOnce(ctx, log, n, size)
+	if errors.Is(err, ErrCorrupt) {
+		rec, tail, err = s.readCheckpointOnce(ctx, log, n, size)
+	}
+	return rec, tail, err
+}
+
+func (s *Store) readCheckpointOnce(ctx context.Context, log BranchID, n wal.SegmentNo, size int) (*checkpointRecord, checkpointEnd, error) {
 	key := checkpointKey(log, n)
-	size := checkpointTail
+	var none checkpointEnd
 	for {
 		buf := make([]byte, size)
 		got, info, err := s.objects.ReadAt(ctx, key, buf, -int64(size))
 		if err != nil {
-			return nil, fmt.Errorf("read checkpoint %s: %w", key, err)
+			return nil, none, fmt.Errorf("read checkpoint %s: %w", key, err)
 		}
 		rec, more, err := decodeCheckpoint(buf[:got], info.Size)
 		if err != nil {
-			return nil, fmt.Errorf("read checkpoint %s: %w", key, err)
+			return nil, none, fmt.Errorf("read checkpoint %s: %w", key, err)
 		}
 		if more > 0 {
 			size = more
 			continue
 		}
 		if rec.Log != log || rec.Segment != n {
-			return nil, fmt.Errorf("checkpoint %s is that of %s segment %d: %w", key, rec.Log, rec.Segment, ErrCorrupt)
+			return nil, none, fmt.Errorf("checkpoint %s is that of %s segment %d: %w", key, rec.Log, rec.Segment, ErrCorrupt)
 		}
-		return rec, nil
+		return rec, checkpointEnd{buf[:got], info.Size - int64(got)}, nil
+	}
+}
+
+// harvestMax bounds the pages that one open brings into the page cache unasked.
+const harvestMax = 512
+
+// harvest puts the pages that lie in the end of a checkpoint into the page cache.
+// A page that does not check out is left to whoever needs it.
+func (s *Store) harvest(rec *checkpointRecord, end checkpointEnd) {
+	seed := pageSeed(rec.Log, rec.Segment)
+	todo := []need{{at: pageAddr{rec.Root.Checkpoint, rec.Root.Offset, rec.Root.Bytes}, level: topLevel}}
+	for found := 0; len(todo) > 0 && found < harvestMax; found++ {
+		w := todo[0]
+		todo = todo[1:]
+		from := int64(w.at.off) - end.off
+		if w.at.isZero() || rec.Lineage[w.at.log()] != rec.Log || w.at.checkpoint() != rec.Segment ||
+			from < 0 || from+int64(w.at.n) > int64(len(end.buf)) {
+			continue
+		}
+		n, err := decodePage(end.buf[from:from+int64(w.at.n)], w.level, w.first, seed)
+		if err != nil {
+			continue
+		}
+		s.pages.lru.ContainsOrAdd(pageKey{rec.Log, w.at.ckpt & (1<<48 - 1), w.at.off}, n)
+		if w.level == 0 {
+			continue
+		}
+		for i := range n.kids {
+			at := n.kids[i].at
+			if !at.isZero() && int(at.log()) < len(rec.Lineage) {
+				todo = append(todo, need{at: at, level: w.level - 1, first: w.first + uint64(i)*levelBlocks(w.level-1)})
+			}
+		}
 	}
 }
 

@@ -143,8 +143,9 @@ func TestBranchDuringAFold(t *testing.T) {
 		w.write(b, leaf*leafSize, 1)
 	}
 	w.closeBranch(b)
-	w.restart() // no page is in memory
+	w.restart()
 	b = w.open(b.ID())
+	w.store.pages.lru.Purge() // no page is in memory
 	for leaf := range uint64(4) {
 		w.writeUnflushed(b, leaf*leafSize, 2)
 	}
@@ -501,6 +502,7 @@ func healOrName(t *testing.T, keyOf func(BranchID, wal.SegmentNo) string, rule f
 	faulty.Add(rule)
 	d, err := w.store.Open(ctx, b.ID())
 	if err == nil {
+		w.store.pages.lru.Purge() // opening has read the pages too
 		err = d.ReadAt(ctx, make([]byte, BlockSize), 3*BlockSize)
 		defer func() { w.closeBranch(d) }()
 	}

@@ -125,19 +125,27 @@ func (s *Store) putManifest(ctx context.Context, m *manifest, cond objstore.Cond
 // updateManifest changes the branch's manifest, again from the start when
 // somebody else changed it meanwhile. change returns an error to give up.
 func (s *Store) updateManifest(ctx context.Context, id BranchID, change func(*manifest) error) (*manifest, error) {
+	m, tag, err := s.readManifest(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.changeManifest(ctx, m, tag, change)
+}
+
+// changeManifest is updateManifest for who has read the manifest already.
+func (s *Store) changeManifest(ctx context.Context, m *manifest, tag string, change func(*manifest) error) (*manifest, error) {
 	for {
-		m, tag, err := s.readManifest(ctx, id)
-		if err != nil {
-			return nil, err
-		}
 		if err := change(m); err != nil {
 			return nil, err
 		}
-		_, err = s.putManifest(ctx, m, objstore.Condition{IfMatch: tag})
+		_, err := s.putManifest(ctx, m, objstore.Condition{IfMatch: tag})
 		if err == nil {
 			return m, nil
 		}
 		if !errors.Is(err, objstore.ErrMismatch) {
+			return nil, err
+		}
+		if m, tag, err = s.readManifest(ctx, m.ID); err != nil {
 			return nil, err
 		}
 	}

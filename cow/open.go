@@ -80,7 +80,7 @@ func (s *Store) openFirst(ctx context.Context, id BranchID, o *opening, opts Ope
 
 // attach raises the branch's epoch and loads its tree.
 func (s *Store) attach(ctx context.Context, id BranchID, opts OpenOptions) (*Branch, error) {
-	m, _, err := s.readManifest(ctx, id)
+	m, tag, err := s.readManifest(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (s *Store) attach(ctx context.Context, id BranchID, opts OpenOptions) (*Bra
 	if err != nil {
 		return nil, err
 	}
-	b, err := s.attachReserved(ctx, id, opts)
+	b, err := s.attachReserved(ctx, m, tag, opts)
 	if err != nil {
 		unplace()
 		return nil, err
@@ -100,10 +100,16 @@ func (s *Store) attach(ctx context.Context, id BranchID, opts OpenOptions) (*Bra
 	return b, nil
 }
 
-func (s *Store) attachReserved(ctx context.Context, id BranchID, opts OpenOptions) (*Branch, error) {
+func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opts OpenOptions) (*Branch, error) {
+	id := m.ID
 	var last manifest // as the last writer left it
 	var attached *manifest
-	m, err := s.updateManifest(ctx, id, func(m *manifest) error {
+	// What a detached branch holds is known before the epoch is raised: if somebody
+	// is quicker, the put below is refused.
+	var ahead *loading
+	defer func() { ahead.stop() }()
+	tr, forked := s.forked.Get(id)
+	m, err := s.changeManifest(ctx, m, tag, func(m *manifest) error {
 		switch {
 		case !m.Deleted.IsZero():
 			return fmt.Errorf("branch %s/%s was deleted: %w", m.Project, m.Name, ErrNotFound)
@@ -111,7 +117,12 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID, opts OpenOption
 			attached = m
 			return ErrInUse
 		}
+		ahead.stop() // it reads last
+		ahead = nil
 		last = *m
+		if last.Epoch == 0 && !forked || last.Clean {
+			ahead = s.loadAhead(ctx, &last)
+		}
 		m.Epoch++
 		m.Host, m.Clean = s.opts.Host, false
 		return nil
@@ -127,14 +138,13 @@ func (s *Store) attachReserved(ctx context.Context, id BranchID, opts OpenOption
 	}
 	l := &loaded{at: m.begin()}
 	var taken *TakenOver
-	tr, ok := s.forked.Get(id)
 	switch {
-	case ok && m.Epoch == 1:
+	case ahead != nil:
+		l, err = ahead.wait()
+	case last.Epoch == 0:
 		l.tree = tr
-	case last.Epoch > 0 && !last.Clean:
-		l, taken, err = s.loadFenced(ctx, m, &last)
 	default:
-		l, err = s.load(ctx, m, logEnd, 0, gapsAreLoss)
+		l, taken, err = s.loadFenced(ctx, m, &last)
 	}
 	if err != nil {
 		return nil, err

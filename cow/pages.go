@@ -1,12 +1,16 @@
 package cow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"golang.org/x/sync/singleflight"
+	"golang.org/x/sync/errgroup"
 )
 
 // pageKey names a page of any branch of the store.
@@ -19,8 +23,8 @@ type pageKey struct {
 // pageCache keeps the tree pages that checkpoints hold and that have been used
 // lately, of all branches together.
 type pageCache struct {
-	lru    *lru.Cache[pageKey, *node]
-	flight singleflight.Group
+	lru     *lru.Cache[pageKey, *node]
+	flights flights[pageKey, *node]
 }
 
 func newPageCache(pages int) (*pageCache, error) {
@@ -50,53 +54,70 @@ func (p *pinned) page(at pageAddr) *node {
 	return n
 }
 
+// keyOf returns the name of the page at an address, which a lineage gives its
+// meaning.
+func keyOf(lineage []BranchID, at pageAddr) (pageKey, error) {
+	if int(at.log()) >= len(lineage) {
+		return pageKey{}, fmt.Errorf("tree page in %v of %d logs: %w", at, len(lineage), ErrCorrupt)
+	}
+	return pageKey{lineage[at.log()], at.ckpt & (1<<48 - 1), at.off}, nil
+}
+
 // loadPage reads the page that an operation needs, and pins it.
 func (s *Store) loadPage(ctx context.Context, want need, p *pinned) error {
-	if int(want.at.log()) >= len(p.lineage) {
-		return fmt.Errorf("tree page in %v of %d logs: %w", want.at, len(p.lineage), ErrCorrupt)
+	key, err := keyOf(p.lineage, want.at)
+	if err != nil {
+		return err
 	}
-	key := pageKey{p.lineage[want.at.log()], want.at.ckpt & (1<<48 - 1), want.at.off}
+	n, err := s.page(ctx, key, want)
+	if err != nil {
+		return err
+	}
+	p.pin(want.at, n)
+	return nil
+}
+
+// page returns the page that an operation needs, from memory or the store.
+func (s *Store) page(ctx context.Context, key pageKey, want need) (n *node, err error) {
 	name := checkpointKey(key.log, want.at.checkpoint())
 	n, ok := s.pages.lru.Get(key)
 	if !ok {
-		// Under a context of its own: the others who wait must not fail
-		// because the first of them went away.
-		ch := s.pages.flight.DoChan(fmt.Sprint(name, want.at.off), func() (any, error) {
-			n, err := s.readPage(key.log, want)
+		n, err = s.pages.flights.do(ctx, key, func(ctx context.Context) (*node, error) {
+			if n, ok := s.pages.lru.Get(key); ok {
+				return n, nil
+			}
+			n, err := s.readPage(ctx, key.log, want)
 			if errors.Is(err, ErrCorrupt) {
-				n, err = s.readPage(key.log, want) // once more: it may have happened on the way
+				n, err = s.readPage(ctx, key.log, want) // once more: it may have happened on the way
 			}
 			if err == nil {
 				s.pages.lru.Add(key, n)
 			}
 			return n, err
 		})
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case r := <-ch:
-			if r.Err != nil {
-				return fmt.Errorf("read tree page in %s at %d: %w", name, want.at.off, r.Err)
-			}
-			n = r.Val.(*node)
+		if err != nil {
+			return nil, fmt.Errorf("read tree page in %s at %d: %w", name, want.at.off, err)
 		}
 	}
 	if n.level != want.level {
-		return fmt.Errorf("tree page in %s at %d has level %d instead of %d: %w",
+		return nil, fmt.Errorf("tree page in %s at %d has level %d instead of %d: %w",
 			name, want.at.off, n.level, want.level, ErrCorrupt)
 	}
+	return n, nil
+}
+
+func (p *pinned) pin(at pageAddr, n *node) {
 	if p.own == nil {
 		p.own = make(map[pageAddr]*node)
 	}
-	p.own[want.at] = n
-	return nil
+	p.own[at] = n
 }
 
 // readPage reads a page from the store.
-func (s *Store) readPage(log BranchID, want need) (*node, error) {
+func (s *Store) readPage(ctx context.Context, log BranchID, want need) (*node, error) {
 	buf := make([]byte, want.at.n)
 	ckpt := want.at.checkpoint()
-	got, _, err := s.objects.ReadAt(s.ctx, checkpointKey(log, ckpt), buf, int64(want.at.off))
+	got, _, err := s.objects.ReadAt(ctx, checkpointKey(log, ckpt), buf, int64(want.at.off))
 	if err != nil {
 		if isNotExist(err) {
 			err = fmt.Errorf("%w: %w", err, ErrCorrupt)
@@ -104,4 +125,119 @@ func (s *Store) readPage(log BranchID, want need) (*node, error) {
 		return nil, err
 	}
 	return decodePage(buf[:got], want.level, want.first, pageSeed(log, ckpt))
+}
+
+// Reading many pages at once.
+const (
+	pageRunGap   = 16 << 10  // bytes read for nothing, rather than in two requests
+	pageRunBytes = 256 << 10 // of one request, at most
+	pageRunsMax  = 32        // requests at the same time
+)
+
+// loadPages reads pages with as few requests as possible, all at the same time,
+// and pins them. A page that can not be had is left out: who needs it reads it
+// again, and hears why. It returns an error only when ctx ends.
+func (s *Store) loadPages(ctx context.Context, wants []need, p *pinned) error {
+	slices.SortFunc(wants, func(a, b need) int {
+		return cmp.Or(cmp.Compare(a.at.ckpt, b.at.ckpt), cmp.Compare(a.at.off, b.at.off))
+	})
+	var mu sync.Mutex // guards p
+	var g errgroup.Group
+	g.SetLimit(pageRunsMax)
+	for len(wants) > 0 {
+		n := 1
+		first := wants[0].at
+		for end := first.off + first.n; n < len(wants); n++ {
+			at := wants[n].at
+			if at.ckpt != first.ckpt || at.off < end || at.off-end > pageRunGap || at.off+at.n-first.off > pageRunBytes {
+				break
+			}
+			end = at.off + at.n
+		}
+		run := wants[:n]
+		wants = wants[n:]
+		if int(first.log()) < len(p.lineage) {
+			g.Go(func() error {
+				s.loadPageRun(ctx, p.lineage[first.log()], run, func(at pageAddr, n *node) {
+					mu.Lock()
+					defer mu.Unlock()
+					p.pin(at, n)
+				})
+				return nil
+			})
+		}
+	}
+	_ = g.Wait() // nothing in it fails
+	return ctx.Err()
+}
+
+// loadPageRun reads pages of one checkpoint that lie close together, in order,
+// with one request, and calls got for each. It waits for those that others are
+// reading already.
+func (s *Store) loadPageRun(ctx context.Context, log BranchID, run []need, got func(pageAddr, *node)) {
+	var mine, theirs []need
+	var calls []*flight[*node]
+	for _, w := range run {
+		key := pageKey{log, w.at.ckpt & (1<<48 - 1), w.at.off}
+		c, first := s.pages.flights.begin(key)
+		if !first {
+			theirs = append(theirs, w)
+		} else if n, ok := s.pages.lru.Get(key); ok { // it has come meanwhile
+			s.pages.flights.end(ctx, key, c, n, nil)
+			got(w.at, n)
+		} else {
+			mine, calls = append(mine, w), append(calls, c)
+		}
+	}
+	if len(mine) > 0 {
+		ckpt, off, last := mine[0].at.checkpoint(), mine[0].at.off, mine[len(mine)-1].at
+		buf := make([]byte, last.off+last.n-off)
+		read, _, err := s.objects.ReadAt(ctx, checkpointKey(log, ckpt), buf, int64(off))
+		if isNotExist(err) {
+			err = fmt.Errorf("%w: %w", err, ErrCorrupt)
+		}
+		for i, w := range mine {
+			key := pageKey{log, w.at.ckpt & (1<<48 - 1), w.at.off}
+			var n *node
+			err := err
+			if from, to := int(w.at.off-off), int(w.at.off-off+w.at.n); err == nil {
+				n, err = decodePage(buf[min(from, read):min(to, read)], w.level, w.first, pageSeed(log, ckpt))
+				if errors.Is(err, ErrCorrupt) {
+					n, err = s.readPage(ctx, log, w) // once more: it may have happened on the way
+				}
+			}
+			if err == nil {
+				s.pages.lru.Add(key, n)
+				got(w.at, n)
+			}
+			s.pages.flights.end(ctx, key, calls[i], n, err)
+		}
+	}
+	for _, w := range theirs { // only now: nobody must wait for others while others wait for him
+		key := pageKey{log, w.at.ckpt & (1<<48 - 1), w.at.off}
+		if n, err := s.page(ctx, key, w); err == nil {
+			got(w.at, n)
+		}
+	}
+}
+
+// warm loads the pages on the way to the blocks that are not in memory, level by
+// level, each level at once, and pins them. look finds a block in the tree, and
+// returns what it misses. An error is that of ctx.
+func (s *Store) warm(ctx context.Context, blocks []uint64, p *pinned, look func(block uint64) need) error {
+	for range topLevel + 1 {
+		wants := map[pageAddr]need{}
+		for _, b := range blocks {
+			if want := look(b); !want.isZero() {
+				wants[want.at] = want
+			}
+		}
+		if len(wants) == 0 {
+			return nil
+		}
+		if err := s.loadPages(ctx, slices.Collect(maps.Values(wants)), p); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/bough-db/bough/cache"
 	"github.com/bough-db/bough/objstore"
@@ -240,18 +239,16 @@ func (s *Store) frame(log BranchID, seg wal.SegmentNo, n int, info frameInfo) ([
 	if blocks, ok := s.opts.Memory.Get(key); ok {
 		return blocks, nil
 	}
-	// Under the Store's context, not the first caller's: others wait for it too.
-	v, err, _ := s.frameFlight.Do(string(log)+"/"+strconv.FormatUint(uint64(seg)<<20|uint64(n), 36), func() (any, error) {
-		blocks, err := s.fetchFrame(s.ctx, key, log, seg, info)
+	return s.frameFlights.do(s.ctx, key, func(ctx context.Context) ([]byte, error) {
+		if blocks, ok := s.opts.Memory.Get(key); ok {
+			return blocks, nil
+		}
+		blocks, err := s.fetchFrame(ctx, key, log, seg, info)
 		if err == nil {
 			s.opts.Memory.Put(key, blocks)
 		}
 		return blocks, err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return v.([]byte), nil
 }
 
 func (s *Store) fetchFrame(ctx context.Context, key cache.Key, log BranchID, seg wal.SegmentNo, info frameInfo) ([]byte, error) {
@@ -315,12 +312,15 @@ func (s *Store) segmentIndex(ctx context.Context, log BranchID, seg wal.SegmentN
 	if ix, ok := s.indexes.Get(key); ok {
 		return ix, nil
 	}
-	ch := s.indexFlight.DoChan(segmentKey(log, seg), func() (any, error) {
-		f, err := s.readFooter(s.ctx, log, seg, false)
+	return s.indexFlights.do(ctx, key, func(ctx context.Context) (*segmentIndex, error) {
+		if ix, ok := s.indexes.Get(key); ok {
+			return ix, nil
+		}
+		f, err := s.readFooter(ctx, log, seg, false)
 		if errors.Is(err, objstore.ErrNotExist) {
 			// Its branch may have left it on disk when it was closed.
 			if left, perr := s.pickUp(s.ctx, log); left && perr == nil {
-				f, err = s.readFooter(s.ctx, log, seg, false)
+				f, err = s.readFooter(ctx, log, seg, false)
 			}
 		}
 		if err != nil {
@@ -329,15 +329,6 @@ func (s *Store) segmentIndex(ctx context.Context, log BranchID, seg wal.SegmentN
 		s.indexes.Add(key, &f.index)
 		return &f.index, nil
 	})
-	select {
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	case r := <-ch:
-		if r.Err != nil {
-			return nil, r.Err
-		}
-		return r.Val.(*segmentIndex), nil
-	}
 }
 
 // readFooter reads a segment's footer from the store: one read of its tail, two

@@ -18,7 +18,6 @@ import (
 	"github.com/bough-db/bough/wal"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/klauspost/compress/zstd"
-	"golang.org/x/sync/singleflight"
 )
 
 // Options of a Store. Objects and Journals are needed; the zero value of every
@@ -130,7 +129,8 @@ type Store struct {
 	buffers  sync.Pool     // of *[]byte for frames as stored
 	ahead    chan struct{} // holds one for each read-ahead under way
 
-	frameFlight, indexFlight singleflight.Group
+	frameFlights flights[cache.Key, []byte]
+	indexFlights flights[indexKey, *segmentIndex]
 
 	ctx    context.Context // ends with the Store
 	cancel context.CancelFunc

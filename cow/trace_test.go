@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"math/rand/v2"
 	"path/filepath"
@@ -103,19 +104,32 @@ func (tr *tracer) say(what string) {
 }
 
 // tracedStore adds a line for each call, without sizes, which change with the
-// compressor.
+// compressor. Calls take some virtual time each, so that those made at the same
+// time always end in the same order.
 type tracedStore struct {
 	*faultstore.Store
 	tr *tracer
 }
 
+// The virtual time of a call: of those that begin together, reads end first.
+const (
+	tracedRead = 20 * time.Millisecond
+	tracedPut  = 35 * time.Millisecond
+)
+
+func (s tracedStore) take(d time.Duration, key string) {
+	wait(d + time.Duration(crc32.ChecksumIEEE([]byte(key))%1000)*time.Microsecond)
+}
+
 func (s tracedStore) Get(ctx context.Context, key string) ([]byte, objstore.Info, error) {
+	s.take(tracedRead, key)
 	p, i, err := s.Store.Get(ctx, key)
 	s.tr.add("  store: get " + key + outcome(err))
 	return p, i, err
 }
 
 func (s tracedStore) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, objstore.Info, error) {
+	s.take(tracedRead, key)
 	n, i, err := s.Store.ReadAt(ctx, key, p, off)
 	what := " part"
 	if off < 0 {
@@ -126,6 +140,7 @@ func (s tracedStore) ReadAt(ctx context.Context, key string, p []byte, off int64
 }
 
 func (s tracedStore) Put(ctx context.Context, key string, data []byte, cond objstore.Condition) (string, error) {
+	s.take(tracedPut, key)
 	tag, err := s.Store.Put(ctx, key, data, cond)
 	what := ""
 	if cond.IfAbsent {
@@ -144,6 +159,7 @@ func (s tracedStore) Put(ctx context.Context, key string, data []byte, cond objs
 }
 
 func (s tracedStore) List(ctx context.Context, prefix, after string, limit int) ([]objstore.Info, error) {
+	s.take(tracedRead, prefix)
 	infos, err := s.Store.List(ctx, prefix, after, limit)
 	if after != "" {
 		after = " after " + after
@@ -153,6 +169,7 @@ func (s tracedStore) List(ctx context.Context, prefix, after string, limit int) 
 }
 
 func (s tracedStore) Delete(ctx context.Context, key string) error {
+	s.take(tracedPut, key)
 	err := s.Store.Delete(ctx, key)
 	s.tr.add("  store: delete " + key + outcome(err))
 	return err
