@@ -23,6 +23,7 @@ import (
 	"github.com/bough-db/bough/objstore/dirstore"
 	"github.com/bough-db/bough/objstore/meterstore"
 	"github.com/bough-db/bough/postgres"
+	"github.com/bough-db/bough/postgres/walpage"
 	"github.com/bough-db/bough/proxy"
 	"github.com/bough-db/bough/vfs"
 	"github.com/bough-db/bough/wal"
@@ -155,6 +156,7 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 	d.store, err = cow.OpenStore(ctx, cow.Options{
 		Objects: d.meter, Journals: d.journals, Frames: d.frames, Memory: memory, Host: d.host.ID, Shared: d.host.ID != "",
 		WriteThrough: o.writeMode == writeThrough, Logger: d.log,
+		Marker: func(last cow.Mark) cow.Marker { return walpage.New(last) },
 	})
 	if err != nil {
 		return err
