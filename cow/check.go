@@ -36,6 +36,7 @@ type CheckReport struct {
 	Checkpoints int      `json:"checkpoints"` // whose records were read
 	Pages       int      `json:"pages"`       // of trees, read and verified
 	Segments    int      `json:"segments"`    // whose descriptions were read and verified
+	Packs       int      `json:"packs"`       // the same
 	Frames      int      `json:"frames"`      // read and verified: none unless the check is deep
 	Blocks      int64    `json:"blocks"`      // mapped, each branch counted for itself, pages in common once
 	Bytes       int64    `json:"bytes"`       // read from the store, about
@@ -74,6 +75,8 @@ const (
 	damageMax      = 1000
 	rangesMax      = 16
 	checkSegments  = 1 << 16 // segments whose slots are remembered: at most 64 MiB
+	checkPacks     = 1 << 11 // the same of packs: at most 64 MiB
+	checkRead      = 1 << 19 // objects known to have been read: at most 64 MiB
 	checkManifests = 4096
 	checkPages     = 1 << 20 // pages known to be whole: at most 128 MiB
 )
@@ -88,7 +91,9 @@ type checker struct {
 	foreign bool
 
 	found     map[[2]string]int // damage by object and detail: place in rep.Damage
-	segments  *lru.Cache[indexKey, *segmentState]
+	segments  *lru.Cache[objectID, *objectState]
+	packs     *lru.Cache[objectID, *objectState]
+	read      *lru.Cache[objectID, []error] // objects read before: what is wrong with their frames
 	manifests *lru.Cache[BranchID, *manifest]
 	whole     *lru.Cache[pageKey, struct{}] // pages whose subtree is whole
 	deepSpace []byte
@@ -108,7 +113,13 @@ type checker struct {
 func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{s: s, opts: o, rep: &CheckReport{}, found: map[[2]string]int{}}
 	var err error
-	if c.segments, err = lru.New[indexKey, *segmentState](checkSegments); err != nil {
+	if c.segments, err = lru.New[objectID, *objectState](checkSegments); err != nil {
+		return nil, fmt.Errorf("check: %w", err)
+	}
+	if c.packs, err = lru.New[objectID, *objectState](checkPacks); err != nil {
+		return nil, fmt.Errorf("check: %w", err)
+	}
+	if c.read, err = lru.New[objectID, []error](checkRead); err != nil {
 		return nil, fmt.Errorf("check: %w", err)
 	}
 	if c.manifests, err = lru.New[BranchID, *manifest](checkManifests); err != nil {
@@ -247,19 +258,27 @@ func (c *checker) ancestors(ctx context.Context) {
 		c.damage(manifestKey(m.ID), fmt.Errorf("it forks from %q, its lineage says %q: %w", m.Fork.Log, parent, ErrCorrupt), c.here())
 	}
 	for i, id := range m.Lineage[:last] {
-		a, ok := c.manifests.Get(id)
-		if !ok {
-			var err error
-			if a, _, err = c.s.readManifest(ctx, id); err != nil {
-				c.damage(manifestKey(id), err, c.here())
-				continue
-			}
-			c.manifests.Add(id, a)
+		a, err := c.manifest(ctx, id)
+		if err != nil {
+			c.damage(manifestKey(id), err, c.here())
+			continue
 		}
 		if !slices.Equal(a.Lineage, m.Lineage[:i+1]) {
 			c.damage(manifestKey(id), fmt.Errorf("its lineage is not a part of that of %s: %w", m.ID, ErrCorrupt), c.here())
 		}
 	}
+}
+
+// manifest returns that of a branch, reading it the first time.
+func (c *checker) manifest(ctx context.Context, id BranchID) (*manifest, error) {
+	if m, ok := c.manifests.Get(id); ok {
+		return m, nil
+	}
+	m, _, err := c.s.readManifest(ctx, id)
+	if err == nil {
+		c.manifests.Add(id, m)
+	}
+	return m, err
 }
 
 // here is the whole branch being checked, as what a damage affects.

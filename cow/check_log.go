@@ -12,50 +12,79 @@ import (
 
 func isGone(err error) bool { return errors.Is(err, ErrNotFound) || isNotExist(err) }
 
-// segmentState is what a check knows of a segment.
-type segmentState struct {
-	err   error              // why none of it can be read
-	has   []uint64           // bit map of the slots that can be read
-	bad   map[wal.Slot]error // why others can not
-	epoch uint64
-	first wal.Seq // of its barriers
-	last  wal.Seq
+// objectState is what a check knows of a segment or a pack.
+type objectState struct {
+	err    error          // why none of it can be read
+	has    []uint64       // of a segment: bit map of the slots that can be read
+	keys   []uint32       // of a pack: packedKey of each block that can be read, sorted
+	from   wal.SegmentNo  // of the pack
+	bad    map[addr]error // why others can not; the log is 0
+	epochs [2]uint64      // of the first and the last segment
+	first  wal.Seq        // of its barriers
+	last   wal.Seq
 }
 
-func (g *segmentState) set(slot wal.Slot) {
+func (g *objectState) set(slot wal.Slot) {
 	for int(slot/64) >= len(g.has) {
 		g.has = append(g.has, 0)
 	}
 	g.has[slot/64] |= 1 << (slot % 64)
 }
 
-func (g *segmentState) holds(slot wal.Slot) bool {
+// holds tells whether the block of a slot can be read.
+func (g *objectState) holds(seg wal.SegmentNo, slot wal.Slot) bool {
+	if g.keys != nil {
+		_, ok := slices.BinarySearch(g.keys, packedKey(g.from, seg, slot))
+		return ok
+	}
 	return int(slot/64) < len(g.has) && g.has[slot/64]&(1<<(slot%64)) != 0
 }
 
-// segment returns what is known of a segment, reading it the first time.
-func (c *checker) segment(ctx context.Context, log BranchID, n wal.SegmentNo) *segmentState {
-	key := indexKey{log, n}
-	if g, ok := c.segments.Get(key); ok {
-		return g
+// layout returns where the log's blocks are. Without a manifest that can be read,
+// which is listed as damage elsewhere, every segment is thought to be an object.
+func (c *checker) layout(ctx context.Context, log BranchID) *layout {
+	if m, err := c.manifest(ctx, log); err == nil {
+		return m.layout()
 	}
+	return &layout{log: log}
+}
+
+// object returns what is known of the object that holds a segment of a log, and
+// which that is.
+func (c *checker) object(ctx context.Context, log BranchID, n wal.SegmentNo) (*objectState, objectID) {
 	if ls := c.s.findLive(log, n); ls != nil && ls.journal.Ref() {
 		defer ls.journal.Unref()
 		g := journalState(ls.journal.Batches()) // it grows: not to be remembered
-		g.epoch = ls.journal.Header().Epoch
-		return g
+		g.epochs = [2]uint64{ls.journal.Header().Epoch, ls.journal.Header().Epoch}
+		return g, segmentID(log, n)
 	}
-	g := c.readSegment(ctx, log, n)
-	if ctx.Err() == nil {
-		c.segments.Add(key, g)
+	for i := 0; ; i++ {
+		at := c.layout(ctx, log).holder(log, n)
+		known := c.segments
+		if at.gen > 0 {
+			known = c.packs
+		}
+		g, ok := known.Get(at)
+		if !ok {
+			if g = c.readObject(ctx, at); ctx.Err() == nil {
+				known.Add(at, g)
+			}
+		}
+		if g.err == nil || !isNotExist(g.err) || i == relocations {
+			return g, at
+		}
+		// A collection may have moved it since the manifest was read.
+		c.manifests.Remove(log)
+		if c.layout(ctx, log).holder(log, n) == at {
+			return g, at
+		}
 	}
-	return g
 }
 
 // journalState describes a segment that is still a journal. Its blocks are
 // verified whenever they are read.
-func journalState(batches []wal.Batch) *segmentState {
-	g := &segmentState{}
+func journalState(batches []wal.Batch) *objectState {
+	g := &objectState{}
 	g.barriers(batches)
 	for i := range batches {
 		for _, e := range batches[i].Entries {
@@ -70,7 +99,7 @@ func journalState(batches []wal.Batch) *segmentState {
 }
 
 // barriers notes the first and last barrier, and finds gaps between them.
-func (g *segmentState) barriers(batches []wal.Batch) {
+func (g *objectState) barriers(batches []wal.Batch) {
 	for i := range batches {
 		switch s := batches[i].Seq; {
 		case i == 0:
@@ -82,49 +111,103 @@ func (g *segmentState) barriers(batches []wal.Batch) {
 	}
 }
 
-// readSegment reads a segment's footer and checks it against itself.
-func (c *checker) readSegment(ctx context.Context, log BranchID, n wal.SegmentNo) *segmentState {
-	f, err := c.s.readFooter(ctx, log, n, true)
+// readObject reads the description of a segment or a pack, and checks it against
+// itself.
+func (c *checker) readObject(ctx context.Context, at objectID) *objectState {
+	g := &objectState{from: at.from, bad: map[addr]error{}}
+	var ix *blockIndex
+	var frames []error
+	entry := func(seq wal.Seq, seg wal.SegmentNo, e wal.Entry) {
+		if e.Kind != wal.KindData {
+			return
+		}
+		for j := range e.Count {
+			slot := e.Slot + wal.Slot(j)
+			frame, _, ok := ix.find(seg, slot)
+			switch {
+			case !ok:
+				err := fmt.Errorf("a block of barrier %d is in no frame: %w", seq, ErrCorrupt)
+				g.bad[makeAddr(0, seg, slot)] = err
+				c.damage(at.key(), err, nil)
+			case frames[frame] != nil:
+				g.bad[makeAddr(0, seg, slot)] = frames[frame]
+			case at.gen == 0:
+				g.set(slot)
+			default:
+				g.keys = append(g.keys, packedKey(at.from, seg, slot))
+			}
+		}
+	}
+	if at.gen == 0 {
+		f, err := c.s.readFooter(ctx, at.log, at.from, true)
+		if err != nil {
+			return &objectState{err: err}
+		}
+		ix, g.epochs = &f.index, [2]uint64{f.head.Epoch, f.head.Epoch}
+		frames = c.frames(ctx, at, ix)
+		g.barriers(f.batches)
+		for i := range f.batches {
+			for _, e := range f.batches[i].Entries {
+				entry(f.batches[i].Seq, at.from, e)
+			}
+		}
+		return g
+	}
+	p, err := c.s.readPack(ctx, at, true)
 	if err != nil {
-		return &segmentState{err: err}
+		return &objectState{err: err}
 	}
-	c.rep.Segments++
-	g := &segmentState{epoch: f.head.Epoch, bad: map[wal.Slot]error{}}
-	g.barriers(f.batches)
-	frames := make([]error, len(f.index.frames))
-	if c.opts.Deep {
-		for i, fr := range f.index.frames {
-			if err := c.readFrame(ctx, log, n, fr); err != nil && ctx.Err() == nil {
-				frames[i] = fmt.Errorf("frame %d at byte %d: %w", i, fr.off, err)
-				c.damage(segmentKey(log, n), frames[i], nil)
-			}
+	ix, g.epochs = &p.index, [2]uint64{p.epoch(at.from), p.epoch(at.to)}
+	frames = c.frames(ctx, at, ix)
+	g.first, g.last, g.keys = p.head.First, p.head.Last, []uint32{}
+	for i := range p.batches {
+		for _, e := range p.batches[i].Entries {
+			entry(p.batches[i].Seq, e.Segment, e.Entry)
 		}
 	}
-	for i := range f.batches {
-		for _, e := range f.batches[i].Entries {
-			if e.Kind != wal.KindData {
-				continue
-			}
-			for j := range e.Count {
-				slot := e.Slot + wal.Slot(j)
-				frame, _, ok := f.index.find(slot)
-				switch {
-				case !ok:
-					g.bad[slot] = fmt.Errorf("a block of barrier %d is in no frame: %w", f.batches[i].Seq, ErrCorrupt)
-					c.damage(segmentKey(log, n), g.bad[slot], nil)
-				case frames[frame] != nil:
-					g.bad[slot] = frames[frame]
-				default:
-					g.set(slot)
-				}
-			}
-		}
-	}
+	slices.Sort(g.keys)
 	return g
 }
 
-// readFrame verifies one frame of a segment in the store.
-func (c *checker) readFrame(ctx context.Context, log BranchID, n wal.SegmentNo, f frameInfo) error {
+// frames returns what is wrong with each frame of an object. It reads them when the
+// check is deep and the object comes for the first time.
+func (c *checker) frames(ctx context.Context, at objectID, ix *blockIndex) []error {
+	frames, again := c.read.Get(at)
+	if again && frames != nil {
+		return frames
+	}
+	all := make([]error, len(ix.frames))
+	if again {
+		return all
+	}
+	if at.gen == 0 {
+		c.rep.Segments++
+	} else {
+		c.rep.Packs++
+	}
+	whole := true
+	for i, fr := range ix.frames {
+		if !c.opts.Deep || ctx.Err() != nil {
+			break
+		}
+		if err := c.readFrame(ctx, at.key(), fr); err != nil && ctx.Err() == nil {
+			whole = false
+			all[i] = fmt.Errorf("frame %d at byte %d: %w", i, fr.off, err)
+			c.damage(at.key(), all[i], nil)
+		}
+	}
+	if ctx.Err() == nil {
+		if whole {
+			c.read.Add(at, nil)
+		} else {
+			c.read.Add(at, all)
+		}
+	}
+	return all
+}
+
+// readFrame verifies one frame of an object in the store.
+func (c *checker) readFrame(ctx context.Context, key string, f frameInfo) error {
 	if c.deepSpace == nil {
 		c.deepSpace = make([]byte, 2*frameBlocks*BlockSize)
 	}
@@ -132,7 +215,7 @@ func (c *checker) readFrame(ctx context.Context, log BranchID, n wal.SegmentNo, 
 	for range 2 {
 		var got int
 		stored := c.deepSpace[:f.size]
-		if got, _, err = c.s.objects.ReadAt(ctx, segmentKey(log, n), stored, int64(f.off)); err != nil {
+		if got, _, err = c.s.objects.ReadAt(ctx, key, stored, int64(f.off)); err != nil {
 			return err
 		}
 		c.rep.Bytes += int64(got)
@@ -155,14 +238,15 @@ func (c *checker) log(ctx context.Context, at point) (end point) {
 	lastOf := map[wal.SegmentNo]wal.Seq{}
 	ckpts := c.numbers(ctx, checkpointPrefix(m.ID))
 	for n := wal.SegmentNo(1); n <= at.Segment && ctx.Err() == nil; n++ {
-		g := c.segment(ctx, m.ID, n)
-		if g.err != nil && errors.Is(g.err, objstore.ErrNotExist) && at.Segment == logEnd && (c.foreign || !c.goesOn(ctx, n, epoch)) {
+		g, id := c.object(ctx, m.ID, n)
+		if g.err != nil && errors.Is(g.err, objstore.ErrNotExist) && id.gen == 0 && at.Segment == logEnd && (c.foreign || !c.goesOn(ctx, n, epoch)) {
 			break
 		}
-		if g.err == nil && g.epoch < epoch && at.Segment == logEnd {
+		if g.err == nil && g.epochs[0] < epoch && at.Segment == logEnd {
 			break // an orphan: see Store.checkBeyond
 		}
-		key := segmentKey(m.ID, n)
+		key := id.key()
+		n = id.to
 		end.Segment = n
 		if g.err != nil {
 			c.damage(key, g.err, c.here())
@@ -172,18 +256,21 @@ func (c *checker) log(ctx context.Context, at point) (end point) {
 		if known && g.first != end.Seq+1 {
 			c.damage(key, fmt.Errorf("it begins with barrier %d, the log before it ends with %d: %w", g.first, end.Seq, ErrCorrupt), c.here())
 		}
-		if g.epoch < epoch || g.epoch > m.Epoch && !c.foreign {
-			c.damage(key, fmt.Errorf("epoch %d after %d in a branch of epoch %d: %w", g.epoch, epoch, m.Epoch, ErrCorrupt), c.here())
+		if g.epochs[0] < epoch || g.epochs[1] > m.Epoch && !c.foreign {
+			c.damage(key, fmt.Errorf("epoch %d to %d after %d in a branch of epoch %d: %w", g.epochs[0], g.epochs[1], epoch, m.Epoch, ErrCorrupt), c.here())
 		}
-		epoch = max(epoch, g.epoch)
+		epoch = max(epoch, g.epochs[1])
 		end.Seq, known = g.last, true
-		if slices.Contains(ckpts, n) {
+		if id.gen == 0 {
 			lastOf[n] = g.last
 		}
 	}
 	for _, n := range ckpts {
 		if n > end.Segment && (at.Segment != logEnd || c.foreign) {
 			continue // it came after the check had begun
+		}
+		if c.layout(ctx, m.ID).pack(n) != nil {
+			continue // the pack stands for it
 		}
 		c.checkpoint(ctx, n, end, lastOf)
 	}
@@ -205,8 +292,8 @@ func (c *checker) goesOn(ctx context.Context, n wal.SegmentNo, epoch uint64) boo
 	if err != nil || next == 0 {
 		return false
 	}
-	g := c.segment(ctx, c.now.ID, next)
-	return g.err != nil || g.epoch >= epoch
+	g, _ := c.object(ctx, c.now.ID, next)
+	return g.err != nil || g.epochs[0] >= epoch
 }
 
 func (c *checker) numbers(ctx context.Context, prefix string) (all []wal.SegmentNo) {

@@ -120,27 +120,26 @@ func (c *checker) run(ctx context.Context, r run, first uint64) bool {
 		return false
 	}
 	log := c.now.Lineage[r.at.log()]
-	g := c.segment(ctx, log, r.at.segment())
+	g, id := c.object(ctx, log, r.at.segment())
 	if ctx.Err() != nil {
 		return true
 	}
-	key := segmentKey(log, r.at.segment())
 	if g.err != nil {
-		c.damage(key, g.err, c.blocks(at, uint64(r.n)))
+		c.damage(id.key(), g.err, c.blocks(at, uint64(r.n)))
 		return false
 	}
 	whole := true
 	for i := range r.n {
-		slot := (r.at + addr(i)).slot()
-		if g.holds(slot) {
+		seg, slot := r.at.segment(), (r.at + addr(i)).slot()
+		if g.holds(seg, slot) {
 			continue
 		}
 		whole = false
-		err := g.bad[slot]
+		err := g.bad[makeAddr(0, seg, slot)]
 		if err == nil {
 			err = fmt.Errorf("a block is mapped to a slot that the segment does not have: %w", ErrCorrupt)
 		}
-		c.damage(key, err, c.blocks(at+uint64(i), 1))
+		c.damage(id.key(), err, c.blocks(at+uint64(i), 1))
 	}
 	return whole
 }

@@ -114,9 +114,11 @@ func (w *checkpointWriter) save(r *ref, level uint8, first uint64) (pageAddr, er
 	return at, nil
 }
 
-// saved returns where a checkpoint of this branch or its ancestors has the node.
+// saved returns where a checkpoint of this branch has the node. Where one of an
+// ancestor has it does not count: that may have been written after this branch was
+// made, and is kept for as long as the ancestor needs it only.
 func (w *checkpointWriter) saved(n *node) pageAddr {
-	if p := n.saved.Load(); p != nil {
+	if p := n.saved.Load(); p != nil && n.log == w.log {
 		return *p
 	}
 	return w.at[n]

@@ -15,6 +15,8 @@ var (
 	ErrInvalidSize = errors.New("invalid size")
 	// ErrInUse: the branch is open here, or attached by another host.
 	ErrInUse = errors.New("in use")
+	// ErrNotKept: the barrier was there, and is beyond what is kept.
+	ErrNotKept = errors.New("not kept any more")
 	// ErrTooDeep: the branch would have more ancestors than an address can name.
 	ErrTooDeep = errors.New("too many ancestors")
 )

@@ -90,18 +90,27 @@ func appendString(buf []byte, s string) []byte {
 // decodeFooter decompresses and checks a footer. With batches false it leaves
 // the batches out: reading needs only the index.
 func decodeFooter(zr *zstd.Decoder, t trailerInfo, packed []byte, batches bool) (*footer, error) {
-	if uint64(len(packed)) != t.size || crc32.Checksum(packed, castagnoli) != t.sum {
-		return nil, fmt.Errorf("segment footer checksum: %w", ErrCorrupt)
-	}
-	raw, err := zr.DecodeAll(packed, make([]byte, 0, t.raw))
+	raw, err := unpackFooter(zr, t, packed)
 	if err != nil {
-		return nil, fmt.Errorf("decompress segment footer: %w: %w", err, ErrCorrupt)
+		return nil, err
 	}
 	f, err := parseFooter(raw, t.version, batches, t.off)
 	if err != nil {
 		return nil, fmt.Errorf("segment footer: %w", err)
 	}
 	return f, nil
+}
+
+// unpackFooter verifies and decompresses the footer of a segment or a pack.
+func unpackFooter(zr *zstd.Decoder, t trailerInfo, packed []byte) ([]byte, error) {
+	if uint64(len(packed)) != t.size || crc32.Checksum(packed, castagnoli) != t.sum {
+		return nil, fmt.Errorf("footer checksum: %w", ErrCorrupt)
+	}
+	raw, err := zr.DecodeAll(packed, make([]byte, 0, t.raw))
+	if err != nil {
+		return nil, fmt.Errorf("decompress footer: %w: %w", err, ErrCorrupt)
+	}
+	return raw, nil
 }
 
 // parseFooter reads a decompressed footer of a segment of the version, whose frames
@@ -121,7 +130,18 @@ func parseFooter(raw []byte, version uint16, batches bool, framesBytes uint64) (
 		f.head.Checkpoint = wal.SegmentNo(d.uvarint())
 	}
 	d.batches(f, version, batches)
-	d.frames(f, framesBytes)
+	slot := int64(0)
+	d.frames(&f.index, framesBytes, func() int {
+		slot += d.varint()
+		if slot <= 0 || slot > slotMax {
+			d.fail()
+			return -1
+		}
+		for int(slot) >= len(f.index.place) {
+			f.index.place = append(f.index.place, 0)
+		}
+		return int(slot)
+	})
 	if d.err == nil && len(d.buf) > 0 {
 		d.fail()
 	}
@@ -191,16 +211,16 @@ func validEntry(e wal.Entry, slot uint64) bool {
 	return false
 }
 
-func (d *decoder) frames(f *footer, framesBytes uint64) {
+// frames reads the frames of an object, which take framesBytes, into its index.
+// next reads which block comes next and returns its index in place, or -1.
+func (d *decoder) frames(x *blockIndex, framesBytes uint64, next func() int) {
 	count := d.uvarint()
 	if count > slotMax {
 		d.fail()
 		return
 	}
-	x := &f.index
 	x.frames = make([]frameInfo, 0, min(count, uint64(len(d.buf)/8)))
 	var off uint64
-	var prev int64
 	for i := range count {
 		cn := d.bytes(2)
 		size := d.uvarint()
@@ -215,19 +235,12 @@ func (d *decoder) frames(f *footer, framesBytes uint64) {
 		})
 		off += size
 		for pos := range cn[1] {
-			prev += d.varint()
-			if d.err != nil || prev <= 0 || prev > slotMax {
+			at := next()
+			if d.err != nil || at < 0 || x.place[at] != 0 {
 				d.fail()
 				return
 			}
-			for int(prev) >= len(x.place) {
-				x.place = append(x.place, 0)
-			}
-			if x.place[prev] != 0 {
-				d.fail()
-				return
-			}
-			x.place[prev] = uint32(i<<4|uint64(pos)) + 1
+			x.place[at] = uint32(i<<4|uint64(pos)) + 1
 		}
 	}
 	if off != framesBytes {

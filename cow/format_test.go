@@ -42,7 +42,7 @@ func TestFormatDoc(t *testing.T) {
 		in(key, string(getObject(t, w.objects, key)))
 	}
 	seg := getObject(t, w.objects, segmentKey(b.ID(), 1))
-	tr, err := decodeTrailer(seg[len(seg)-segmentTrailer:], int64(len(seg)))
+	tr, err := decodeTrailer(segmentMagic, seg[len(seg)-segmentTrailer:], int64(len(seg)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -103,8 +103,50 @@ func FuzzFooter(f *testing.F) {
 			end += uint64(fr.size)
 		}
 		for s := range ft.index.place {
-			if fr, pos, ok := ft.index.find(wal.Slot(s)); ok && (fr >= len(ft.index.frames) || pos >= int(ft.index.frames[fr].n)) {
+			if fr, pos, ok := ft.index.find(0, wal.Slot(s)); ok && (fr >= len(ft.index.frames) || pos >= int(ft.index.frames[fr].n)) {
 				t.Fatalf("slot %d is block %d of frame %d", s, pos, fr)
+			}
+		}
+	})
+}
+
+func FuzzPack(f *testing.F) {
+	f.Fuzz(func(t *testing.T, raw []byte, data uint64) {
+		p, err := parsePackFooter(raw, true, data)
+		isOurs(t, err)
+		bare, berr := parsePackFooter(raw, false, data)
+		if (err == nil) != (berr == nil) {
+			t.Fatalf("with batches %v, without %v", err, berr)
+		}
+		if err != nil {
+			return
+		}
+		if len(bare.batches) > 0 || len(bare.index.keys) != len(p.index.keys) {
+			t.Fatal("the index depends on whether batches are kept")
+		}
+		var end uint64
+		for i, fr := range p.index.frames {
+			if uint64(fr.off) != end || fr.n == 0 || fr.n > frameBlocks {
+				t.Fatalf("frame %d is %+v", i, fr)
+			}
+			end += uint64(fr.size)
+		}
+		for _, g := range p.index.pages {
+			if uint64(g.at) != end {
+				t.Fatalf("page %+v is not at %d", g, end)
+			}
+			end += uint64(g.n)
+			if at, ok := p.index.page(g.ckpt, g.off); !ok || at != g {
+				t.Fatalf("page %+v is found as %+v, %v", g, at, ok)
+			}
+		}
+		if end != data {
+			t.Fatalf("frames and pages take %d of %d", end, data)
+		}
+		for _, k := range p.index.keys {
+			seg, slot := p.head.From+wal.SegmentNo(k>>slotBits), wal.Slot(k&slotMax)
+			if fr, pos, ok := p.index.find(seg, slot); !ok || fr >= len(p.index.frames) || pos >= int(p.index.frames[fr].n) {
+				t.Fatalf("segment %d slot %d is block %d of frame %d, %v", seg, slot, pos, fr, ok)
 			}
 		}
 	})
@@ -117,16 +159,20 @@ func FuzzTrailer(f *testing.F) {
 			binary.LittleEndian.PutUint32(trailer[28:], crc32.Checksum(packed, castagnoli))
 			binary.LittleEndian.PutUint32(trailer[32:], crc32.Checksum(trailer[:32], castagnoli))
 		}
-		tr, err := decodeTrailer(trailer, int64(len(packed)+len(trailer)))
-		isOurs(t, err)
-		if err != nil {
-			return
+		for _, magic := range []string{segmentMagic, packMagic} {
+			tr, err := decodeTrailer(magic, trailer, int64(len(packed)+len(trailer)))
+			isOurs(t, err)
+			if err != nil {
+				continue
+			}
+			if tr.off+tr.size != uint64(len(packed)) {
+				t.Fatalf("footer at %d+%d of %d", tr.off, tr.size, len(packed))
+			}
+			_, err = decodeFooter(zr, tr, packed[tr.off:], true)
+			isOurs(t, err)
+			_, err = decodePackFooter(zr, tr, packed[tr.off:], true)
+			isOurs(t, err)
 		}
-		if tr.off+tr.size != uint64(len(packed)) {
-			t.Fatalf("footer at %d+%d of %d", tr.off, tr.size, len(packed))
-		}
-		_, err = decodeFooter(zr, tr, packed[tr.off:], true)
-		isOurs(t, err)
 	})
 }
 
@@ -249,7 +295,7 @@ func fuzzSeeds(t *testing.T) map[string][][]any {
 	add("FuzzPage", uint8(2), inner[:len(inner)-4])
 
 	seg := segmentOf(t, 40)
-	tr, err := decodeTrailer(seg[len(seg)-segmentTrailer:], int64(len(seg)))
+	tr, err := decodeTrailer(segmentMagic, seg[len(seg)-segmentTrailer:], int64(len(seg)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -273,6 +319,18 @@ func fuzzSeeds(t *testing.T) map[string][][]any {
 	add("FuzzFrame", bytes.Clone(seg[fr.off:fr.off+fr.size]), fr.n-1, fr.codec, false)
 	add("FuzzFrame", make([]byte, BlockSize), uint8(0), uint8(codecStored), false)
 	add("FuzzFrame", []byte("not a frame"), uint8(3), uint8(codecZstd), false)
+
+	obj := packOf(t, 40)
+	if tr, err = decodeTrailer(packMagic, obj[len(obj)-segmentTrailer:], int64(len(obj))); err != nil {
+		t.Fatal(err)
+	}
+	if raw, err = reader(t).DecodeAll(obj[tr.off:len(obj)-segmentTrailer], make([]byte, 0, tr.raw)); err != nil {
+		t.Fatal(err)
+	}
+	add("FuzzPack", raw, tr.off)
+	add("FuzzPack", raw[:len(raw)/2], tr.off)
+	add("FuzzPack", raw, tr.off-7)
+	add("FuzzTrailer", bytes.Clone(obj[tr.off:len(obj)-segmentTrailer]), bytes.Clone(obj[len(obj)-segmentTrailer:]), false)
 
 	id := BranchID("br-calm-oak-00000001")
 	for _, r := range []struct {

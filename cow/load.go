@@ -2,10 +2,11 @@ package cow
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
-	"strconv"
 
 	"github.com/bough-db/bough/wal"
 	"golang.org/x/sync/errgroup"
@@ -18,6 +19,7 @@ type loaded struct {
 	at      moment
 	ckpt    wal.SegmentNo // newest checkpoint of the log that is not after at; 0 if none
 	epoch   uint64        // of the last segment
+	beyond  wal.SegmentNo // the first segment after the gap that ends the log; 0: none
 }
 
 // gapRule says what a segment after the end of a log means.
@@ -40,33 +42,62 @@ const footersAhead = 32
 
 // load returns the tree of a branch as it was at barrier seq in segment seg; at
 // the end of its log for logEnd, where gaps says how to find it. Its cost is one
-// checkpoint and the footers of the segments since, whatever the device's size.
+// checkpoint and what describes the segments since, whatever the device's size. A
+// barrier that is not kept any more is ErrNotKept.
 func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wal.Seq, gaps gapRule) (*loaded, error) {
-	if seg != logEnd {
-		rec, err := s.checkpointBefore(ctx, m.ID, seg, seq)
+	return s.located(ctx, m.layout(), func(at *layout) (*loaded, error) {
+		if seg == logEnd {
+			return s.loadEnd(ctx, m, at, gaps)
+		}
+		rec, err := s.checkpointBefore(ctx, at, seg, seq)
 		if err != nil {
 			return nil, err
 		}
-		return s.loadSince(ctx, m, rec, seg, seq)
+		return s.loadSince(ctx, m, at, rec, seg, seq)
+	})
+}
+
+// located calls load with the layout of a log, and again when it turns out that a
+// collection has moved the log since that layout was read: it then looks like one
+// with a gap, or like a shorter one.
+func (s *Store) located(ctx context.Context, at *layout, load func(*layout) (*loaded, error)) (*loaded, error) {
+	for i := 0; ; i++ {
+		l, err := load(at)
+		doubtful := err == nil && l.beyond > 0 || isNotExist(err) || errors.Is(err, ErrCorrupt)
+		if !doubtful || i == relocations {
+			return l, err
+		}
+		now, lerr := s.loadLayout(ctx, at.log)
+		if lerr != nil || now.same(at) {
+			return l, err
+		}
+		at = now
 	}
+}
+
+// loadEnd loads the end of a log that is as the layout says.
+func (s *Store) loadEnd(ctx context.Context, m *manifest, at *layout, gaps gapRule) (*loaded, error) {
 	l := &loaded{lineage: m.Lineage, at: m.begin()}
-	last, segs, beyond, err := s.listLog(ctx, m.ID)
+	rec, err := s.newestCheckpoint(ctx, at)
 	if err != nil {
 		return nil, err
 	}
-	if last > 0 {
-		rec, err := s.openCheckpoint(ctx, m.ID, last)
-		if err != nil {
+	if rec != nil {
+		l.beginAt(s, m, rec)
+	}
+	pieces, beyond, err := s.listLog(ctx, at, l.at.Segment)
+	if err != nil {
+		return nil, err
+	}
+	if rec == nil {
+		if err := s.loadFork(ctx, m, l); err != nil {
 			return nil, err
 		}
-		l.beginAt(s, m, rec)
-	} else if err := s.loadFork(ctx, m, l); err != nil {
+	}
+	if err := s.replay(ctx, m, l, pieces, 0); err != nil {
 		return nil, err
 	}
-	if err := s.replay(ctx, m, l, segs, seq); err != nil {
-		return nil, err
-	}
-	if beyond > 0 && gaps == gapsAreLoss {
+	if l.beyond = beyond; beyond > 0 && gaps == gapsAreLoss {
 		if err := s.checkBeyond(ctx, m.ID, l, beyond); err != nil {
 			return nil, err
 		}
@@ -75,12 +106,12 @@ func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wa
 		return nil, fmt.Errorf("log of %s ends at barrier %d in segment %d, but the branch was detached at %d in %s: %w",
 			m.ID, l.at.Seq, l.at.Segment, m.Head.Seq, segmentKey(m.ID, m.Head.Segment), ErrCorrupt)
 	}
-	return l, s.fillIn(ctx, l)
+	return l, s.complete(ctx, at, l)
 }
 
 // loadSince returns the tree of a branch as it was at barrier seq in segment seg,
 // given the newest checkpoint before that, or nil if there is none.
-func (s *Store) loadSince(ctx context.Context, m *manifest, rec *checkpointRecord, seg wal.SegmentNo, seq wal.Seq) (*loaded, error) {
+func (s *Store) loadSince(ctx context.Context, m *manifest, at *layout, rec *checkpointRecord, seg wal.SegmentNo, seq wal.Seq) (*loaded, error) {
 	l := &loaded{lineage: m.Lineage, at: m.begin()}
 	if rec != nil {
 		l.beginAt(s, m, rec)
@@ -88,17 +119,27 @@ func (s *Store) loadSince(ctx context.Context, m *manifest, rec *checkpointRecor
 		return nil, err
 	}
 	// They have to be there: a list says no more than the read of each.
-	var segs []wal.SegmentNo
+	var pieces []piece
 	for n := l.at.Segment + 1; n <= seg; n++ {
-		segs = append(segs, n)
+		p := at.piece(n)
+		pieces = append(pieces, p)
+		n = p.to
 	}
-	if err := s.replay(ctx, m, l, segs, seq); err != nil {
+	if err := s.replay(ctx, m, l, pieces, seq); err != nil {
 		return nil, err
 	}
 	if l.at.Seq != seq {
 		return nil, fmt.Errorf("log of %s ends at barrier %d, before %d: %w", m.ID, l.at.Seq, seq, ErrCorrupt)
 	}
-	return l, s.fillIn(ctx, l)
+	return l, s.complete(ctx, at, l)
+}
+
+// complete ends a load: the barrier has to be one that can be opened.
+func (s *Store) complete(ctx context.Context, at *layout, l *loaded) error {
+	if err := s.checkKept(ctx, at, l.at.Seq); err != nil {
+		return err
+	}
+	return s.fillIn(ctx, l)
 }
 
 // fillIn completes what a checkpoint did not say of the barrier that it shows:
@@ -128,6 +169,9 @@ func (s *Store) loadDetached(ctx context.Context, m *manifest) (*loaded, error) 
 	l := &loaded{lineage: m.Lineage, at: m.begin()}
 	if m.Epoch == 0 || m.Head.Segment == 0 { // it has no log
 		return l, s.loadFork(ctx, m, l)
+	}
+	if m.layout().pack(m.Head.Segment) != nil {
+		return s.load(ctx, m, m.Head.Segment, m.Head.Seq, gapsAreLoss)
 	}
 	rec, err := s.openCheckpoint(ctx, m.ID, m.Head.Segment)
 	if isNotExist(err) {
@@ -185,19 +229,34 @@ func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
 	}
 	var pm *manifest
 	var rec *checkpointRecord
+	guess := s.knownLayout(m.Fork.Log)
+	if guess == nil {
+		guess = &layout{log: m.Fork.Log}
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
 		pm, _, err = s.readManifest(gctx, m.Fork.Log)
 		return err
 	})
 	g.Go(func() (err error) {
-		rec, err = s.checkpointBefore(gctx, m.Fork.Log, m.Fork.Segment, m.Fork.Seq)
+		rec, err = s.checkpointBefore(gctx, guess, m.Fork.Segment, m.Fork.Seq)
+		if isNotExist(err) {
+			guess, err = nil, nil // it has moved
+		}
 		return err
 	})
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("fork point of %s: %w", m.ID, err)
 	}
-	p, err := s.loadSince(ctx, pm, rec, m.Fork.Segment, m.Fork.Seq)
+	p, err := s.located(ctx, pm.layout(), func(at *layout) (l *loaded, err error) {
+		if guess == nil || !at.same(guess) {
+			if rec, err = s.checkpointBefore(ctx, at, m.Fork.Segment, m.Fork.Seq); err != nil {
+				return nil, err
+			}
+		}
+		guess = nil
+		return s.loadSince(ctx, pm, at, rec, m.Fork.Segment, m.Fork.Seq)
+	})
 	if err != nil {
 		return fmt.Errorf("fork point of %s: %w", m.ID, err)
 	}
@@ -224,207 +283,163 @@ func (s *Store) checkBeyond(ctx context.Context, id BranchID, l *loaded, beyond 
 		segmentKey(id, l.at.Segment+1), segmentKey(id, beyond), ErrCorrupt)
 }
 
-// checkpointSpan is how far before a segment its checkpoint is looked for at
-// first. Most have one every Options.CheckpointSegments.
-const checkpointSpan = 256
-
-// checkpointBefore returns the newest checkpoint of the log that shows nothing after
-// barrier seq, which lies in segment seg; or nil. Nearly always it takes one round
-// trip, or two.
-func (s *Store) checkpointBefore(ctx context.Context, id BranchID, seg wal.SegmentNo, seq wal.Seq) (*checkpointRecord, error) {
-	var at *checkpointRecord // that of seg itself, which a branch that was detached there has
-	var last wal.SegmentNo   // the newest before seg
-	newest := func(ctx context.Context, after string) error {
-		return s.listNumbers(ctx, checkpointPrefix(id), after, func(n wal.SegmentNo) bool {
-			if n < seg {
-				last = n
-			}
-			return n < seg
-		})
-	}
-	after := ""
-	if seg > checkpointSpan {
-		after = checkpointKey(id, seg-checkpointSpan)
-	}
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		at, err = s.openCheckpoint(gctx, id, seg)
-		if isNotExist(err) {
-			return nil
-		}
-		return err
-	})
-	g.Go(func() error { return newest(gctx, after) })
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	// A checkpoint shows the end of its segment: a barrier inside of that segment
-	// needs the one before it.
-	if at != nil && at.Seq <= seq {
-		return at, nil
-	}
-	if last == 0 && after != "" {
-		if err := newest(ctx, ""); err != nil {
-			return nil, err
-		}
-	}
-	if last == 0 {
-		return nil, nil
-	}
-	return s.openCheckpoint(ctx, id, last)
-}
-
-// listLog returns the log's newest checkpoint, 0 if none, and the numbers of the
-// segments after it: those in the store and, of this process, those that are
-// still journals. They are consecutive. What is in the store after the first gap
-// is not among them, but beyond is the first such number.
-func (s *Store) listLog(ctx context.Context, id BranchID) (last wal.SegmentNo, segs []wal.SegmentNo, beyond wal.SegmentNo, err error) {
-	err = s.listNumbers(ctx, checkpointPrefix(id), "", func(n wal.SegmentNo) bool {
-		last = n
-		return true
-	})
-	if err != nil {
-		return 0, nil, 0, err
-	}
-	next := last + 1
-	after := ""
-	if last > 0 {
-		after = segmentKey(id, last)
-	}
-	err = s.listNumbers(ctx, segmentPrefix(id), after, func(n wal.SegmentNo) bool {
-		if n == next {
-			segs = append(segs, n)
-			next++
-		} else if n > next && beyond == 0 {
-			beyond = n
-		}
-		return beyond == 0
-	})
-	if err != nil {
-		return 0, nil, 0, err
-	}
-	// Only a definite "not there" ends a log: a listing may lag behind, and a
-	// journal may have become a segment meanwhile.
-	for ; ; next++ {
-		if s.findLive(id, next) == nil {
-			_, _, err := s.objects.ReadAt(ctx, segmentKey(id, next), make([]byte, 1), -1)
-			if isNotExist(err) {
-				break
-			}
-			if err != nil {
-				return 0, nil, 0, fmt.Errorf("look for the end of the log of %s: %w", id, err)
-			}
-		}
-		segs = append(segs, next)
-	}
-	if beyond < next {
-		beyond = 0 // what was missing has come meanwhile
-	}
-	return last, segs, beyond, nil
-}
-
-// listNumbers calls f with the numbers that follow prefix, in order, until it
-// returns false.
-func (s *Store) listNumbers(ctx context.Context, prefix, after string, f func(wal.SegmentNo) bool) error {
-	for {
-		infos, err := s.objects.List(ctx, prefix, after, 1000)
-		if err != nil {
-			return fmt.Errorf("list %s: %w", prefix, err)
-		}
-		for _, i := range infos {
-			after = i.Key
-			n, err := strconv.ParseUint(i.Key[len(prefix):], 10, 64)
-			if err != nil {
-				continue // not one of ours
-			}
-			if !f(wal.SegmentNo(n)) {
-				return nil
-			}
-		}
-		if len(infos) < 1000 {
-			return nil
-		}
-	}
-}
-
-// replay applies the segments' batches up to barrier seq (0: all) to the tree.
-func (s *Store) replay(ctx context.Context, m *manifest, l *loaded, segs []wal.SegmentNo, seq wal.Seq) error {
+// replay applies the batches of the pieces up to barrier seq (0: all) to the tree.
+func (s *Store) replay(ctx context.Context, m *manifest, l *loaded, pieces []piece, seq wal.Seq) error {
 	pages := pinned{cache: s.pages, lineage: m.Lineage}
-	for len(segs) > 0 {
-		part := segs[:min(footersAhead, len(segs))]
-		segs = segs[len(part):]
-		batches := make([][]wal.Batch, len(part))
-		epochs := make([]uint64, len(part))
+	for len(pieces) > 0 {
+		part := pieces[:min(footersAhead, len(pieces))]
+		pieces = pieces[len(part):]
+		read := make([]pieceBatches, len(part))
 		g, gctx := errgroup.WithContext(ctx)
-		for i, n := range part {
+		for i := range part {
 			g.Go(func() (err error) {
-				batches[i], epochs[i], err = s.segmentBatches(gctx, m.ID, n)
+				read[i], err = s.readPiece(gctx, m.ID, part[i])
 				return err
 			})
 		}
 		if err := g.Wait(); err != nil {
 			return err
 		}
-		if err := s.warm(ctx, edges(batches), &pages, func(block uint64) need {
+		if err := s.warm(ctx, edges(read), &pages, func(block uint64) need {
 			var at [1]addr
 			_, want := l.tree.lookup(block, at[:], &pages)
 			return want
 		}); err != nil {
 			return err
 		}
-		for i, n := range part {
-			if epochs[i] < l.epoch {
-				return nil // an orphan: a later writer had ended the log before it
-			}
-			l.epoch = epochs[i]
-			for j := range batches[i] {
-				bt := &batches[i][j]
-				if seq != 0 && bt.Seq > seq {
-					return nil
-				}
-				if bt.Seq != l.at.Seq+1 {
-					return fmt.Errorf("segment %s has barrier %d after %d: %w",
-						segmentKey(m.ID, n), bt.Seq, l.at.Seq, ErrCorrupt)
-				}
-				if err := s.applyBatch(ctx, m, l, n, bt, &pages); err != nil {
-					return err
-				}
-				l.at = momentOf(m.ID, n, bt)
+		for i := range part {
+			done, err := s.replayPiece(ctx, m, l, part[i], &read[i], seq, &pages)
+			if done || err != nil {
+				return err
 			}
 		}
 	}
 	return nil
 }
 
+// pieceBatches is what a piece of a log did.
+type pieceBatches struct {
+	packed  *pack       // of a pack
+	batches []wal.Batch // of a segment
+	epoch   uint64      // of a segment
+}
+
+func (s *Store) readPiece(ctx context.Context, log BranchID, p piece) (r pieceBatches, err error) {
+	if p.pack != nil {
+		r.packed, err = s.readPack(ctx, p.pack.id(log), true)
+	} else {
+		r.batches, r.epoch, err = s.segmentBatches(ctx, log, p.from)
+	}
+	return r, err
+}
+
+// replayPiece applies one piece. It tells whether that was the last one.
+func (s *Store) replayPiece(ctx context.Context, m *manifest, l *loaded, at piece, r *pieceBatches, seq wal.Seq, pages *pinned) (done bool, err error) {
+	if r.packed != nil {
+		return s.replayPack(ctx, m, l, r.packed, seq, pages)
+	}
+	if r.epoch < l.epoch {
+		return true, nil // an orphan: a later writer had ended the log before it
+	}
+	l.epoch = r.epoch
+	for j := range r.batches {
+		bt := &r.batches[j]
+		if seq != 0 && bt.Seq > seq {
+			return true, nil
+		}
+		if bt.Seq != l.at.Seq+1 {
+			return true, fmt.Errorf("segment %s has barrier %d after %d: %w",
+				segmentKey(m.ID, at.from), bt.Seq, l.at.Seq, ErrCorrupt)
+		}
+		for _, e := range bt.Entries {
+			if err := s.applyEntry(ctx, m, l, at.from, e, pages); err != nil {
+				return true, err
+			}
+		}
+		l.at = momentOf(m.ID, at.from, bt)
+	}
+	return false, nil
+}
+
+// replayPack applies the batches of a pack that come after where the tree is. Where
+// that is a barrier which is not kept, the first of them does more than was done
+// since, and all of it again.
+func (s *Store) replayPack(ctx context.Context, m *manifest, l *loaded, p *pack, seq wal.Seq, pages *pinned) (done bool, err error) {
+	if p.head.First > l.at.Seq+1 {
+		return true, fmt.Errorf("pack %s begins with barrier %d, the log before it ends with %d: %w",
+			p.head.id().key(), p.head.First, l.at.Seq, ErrCorrupt)
+	}
+	l.epoch = p.epoch(p.head.To)
+	for j := range p.batches {
+		bt := &p.batches[j]
+		if bt.Seq <= l.at.Seq {
+			continue
+		}
+		if seq != 0 && bt.Seq > seq {
+			if l.at.Seq != seq {
+				return true, fmt.Errorf("barrier %d of %s: %w", seq, m.ID, ErrNotKept)
+			}
+			return true, nil
+		}
+		for _, e := range bt.Entries {
+			if err := s.applyEntry(ctx, m, l, e.Segment, e.Entry, pages); err != nil {
+				return true, err
+			}
+		}
+		l.at = bt.moment(m.ID)
+	}
+	l.at.Segment = max(l.at.Segment, p.head.To)
+	return seq != 0 && l.at.Seq == seq, nil
+}
+
 // edges returns blocks whose pages are those that applying the batches takes: of
 // each leaf that an entry changes a part of, one.
-func edges(segments [][]wal.Batch) []uint64 {
+func edges(pieces []pieceBatches) []uint64 {
 	leaves := map[uint64]struct{}{}
-	for _, batches := range segments {
-		for i := range batches {
-			for _, e := range batches[i].Entries {
-				leaves[e.Block>>leafBits<<leafBits] = struct{}{}
-				leaves[(e.Block+e.Count-1)>>leafBits<<leafBits] = struct{}{}
-			}
+	for i := range pieces {
+		for e := range pieces[i].entries() {
+			leaves[e.Block>>leafBits<<leafBits] = struct{}{}
+			leaves[(e.Block+e.Count-1)>>leafBits<<leafBits] = struct{}{}
 		}
 	}
 	return slices.Collect(maps.Keys(leaves))
 }
 
-func (s *Store) applyBatch(ctx context.Context, m *manifest, l *loaded, n wal.SegmentNo, bt *wal.Batch, pages *pinned) error {
-	for _, e := range bt.Entries {
-		var done uint64
-		for done < e.Count {
-			var at addr
-			if e.Kind == wal.KindData {
-				at = makeAddr(m.own(), n, e.Slot) + addr(done)
-			}
-			c, want := l.tree.set(e.Block+done, e.Count-done, at, pages)
-			done += c
-			if !want.isZero() {
-				if err := s.loadPage(ctx, want, pages); err != nil {
-					return err
+// entries goes through all changes, in order.
+func (r *pieceBatches) entries() iter.Seq[wal.Entry] {
+	return func(yield func(wal.Entry) bool) {
+		for i := range r.batches {
+			for _, e := range r.batches[i].Entries {
+				if !yield(e) {
+					return
 				}
+			}
+		}
+		if r.packed == nil {
+			return
+		}
+		for i := range r.packed.batches {
+			for _, e := range r.packed.batches[i].Entries {
+				if !yield(e.Entry) {
+					return
+				}
+			}
+		}
+	}
+}
+
+func (s *Store) applyEntry(ctx context.Context, m *manifest, l *loaded, n wal.SegmentNo, e wal.Entry, pages *pinned) error {
+	var done uint64
+	for done < e.Count {
+		var at addr
+		if e.Kind == wal.KindData {
+			at = makeAddr(m.own(), n, e.Slot) + addr(done)
+		}
+		c, want := l.tree.set(e.Block+done, e.Count-done, at, pages)
+		done += c
+		if !want.isZero() {
+			if err := s.loadPage(ctx, want, pages); err != nil {
+				return err
 			}
 		}
 	}

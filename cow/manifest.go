@@ -54,6 +54,12 @@ type manifest struct {
 	// the store has every flush that returned.
 	Durability Durability `json:"durability,omitempty"`
 
+	// Packs stand for segments of the log, in order; see layout. Claims are packs
+	// that a collection is making, and Replaced those that it has put out of use.
+	Packs    []packRef   `json:"packs,omitempty"`
+	Claims   []packClaim `json:"claims,omitempty"`
+	Replaced []packRef   `json:"replaced,omitempty"`
+
 	// Settings are not ours: the layers above keep theirs here.
 	Settings json.RawMessage `json:"settings,omitempty"`
 }
@@ -78,7 +84,7 @@ func (m *manifest) check(id BranchID) error {
 			return fmt.Errorf("manifest of %s: %w", id, err)
 		}
 	}
-	return nil
+	return m.checkPacks()
 }
 
 // readManifest returns the branch's manifest and its version tag.

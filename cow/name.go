@@ -115,6 +115,7 @@ func nameKey(project, name string) string { return namePrefix + project + "/" + 
 func manifestKey(id BranchID) string      { return branchPrefix + string(id) + "/manifest" }
 func segmentPrefix(id BranchID) string    { return branchPrefix + string(id) + "/seg/" }
 func checkpointPrefix(id BranchID) string { return branchPrefix + string(id) + "/ckpt/" }
+func packPrefix(id BranchID) string       { return branchPrefix + string(id) + "/pack/" }
 
 func segmentKey(id BranchID, n wal.SegmentNo) string {
 	return fmt.Sprintf("%s%012d", segmentPrefix(id), n)
@@ -122,4 +123,8 @@ func segmentKey(id BranchID, n wal.SegmentNo) string {
 
 func checkpointKey(id BranchID, n wal.SegmentNo) string {
 	return fmt.Sprintf("%s%012d", checkpointPrefix(id), n)
+}
+
+func packKey(id BranchID, from, to wal.SegmentNo, gen uint64) string {
+	return fmt.Sprintf("%s%012d-%012d.%d", packPrefix(id), from, to, gen)
 }

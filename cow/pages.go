@@ -113,18 +113,68 @@ func (p *pinned) pin(at pageAddr, n *node) {
 	p.own[at] = n
 }
 
-// readPage reads a page from the store.
+// readPage reads a page from the store, wherever collections have put it.
 func (s *Store) readPage(ctx context.Context, log BranchID, want need) (*node, error) {
-	buf := make([]byte, want.at.n)
-	ckpt := want.at.checkpoint()
-	got, _, err := s.objects.ReadAt(ctx, checkpointKey(log, ckpt), buf, int64(want.at.off))
-	if err != nil {
-		if isNotExist(err) {
-			err = fmt.Errorf("%w: %w", err, ErrCorrupt)
+	l := s.knownLayout(log)
+	for i := 0; ; i++ {
+		run := []need{want}
+		nodes, err := s.readPagesAt(ctx, l, log, run)
+		if err == nil || !isNotExist(err) {
+			return nodes[0].n, cmp.Or(err, nodes[0].err)
 		}
-		return nil, err
+		now, lerr := s.loadLayout(ctx, log)
+		if lerr != nil && !errors.Is(lerr, ErrNotFound) {
+			return nil, lerr
+		}
+		ckpt := want.at.checkpoint()
+		if i == relocations || l.holder(log, ckpt) == now.holder(log, ckpt) {
+			return nil, fmt.Errorf("%w: %w", err, ErrCorrupt)
+		}
+		l = now
 	}
-	return decodePage(buf[:got], want.level, want.first, pageSeed(log, ckpt))
+}
+
+// pageRead is what became of a page that was read.
+type pageRead struct {
+	n   *node
+	err error // what is wrong with it
+}
+
+// readPagesAt reads pages of one checkpoint that lie close together, in order, with
+// one request, from where the layout has them.
+func (s *Store) readPagesAt(ctx context.Context, l *layout, log BranchID, run []need) ([]pageRead, error) {
+	ckpt := run[0].at.checkpoint()
+	out := make([]pageRead, len(run))
+	offs := make([]uint32, len(run))
+	key := checkpointKey(log, ckpt)
+	for i, w := range run {
+		offs[i] = w.at.off
+	}
+	if r := l.pack(ckpt); r != nil {
+		ix, err := s.objectIndex(ctx, r.id(log))
+		if err != nil {
+			return out, err
+		}
+		key = ix.object.key()
+		for i, w := range run {
+			p, ok := ix.page(ckpt, w.at.off)
+			if !ok || p.n != w.at.n {
+				return out, fmt.Errorf("pack %s does not have the page of checkpoint %d at %d: %w", key, ckpt, w.at.off, ErrCorrupt)
+			}
+			offs[i] = p.at
+		}
+	}
+	last := len(run) - 1
+	buf := make([]byte, offs[last]+run[last].at.n-offs[0])
+	read, _, err := s.objects.ReadAt(ctx, key, buf, int64(offs[0]))
+	if err != nil {
+		return out, err
+	}
+	for i, w := range run {
+		from, to := int(offs[i]-offs[0]), int(offs[i]-offs[0]+w.at.n)
+		out[i].n, out[i].err = decodePage(buf[min(from, read):min(to, read)], w.level, w.first, pageSeed(log, ckpt))
+	}
+	return out, nil
 }
 
 // Reading many pages at once.
@@ -190,21 +240,12 @@ func (s *Store) loadPageRun(ctx context.Context, log BranchID, run []need, got f
 		}
 	}
 	if len(mine) > 0 {
-		ckpt, off, last := mine[0].at.checkpoint(), mine[0].at.off, mine[len(mine)-1].at
-		buf := make([]byte, last.off+last.n-off)
-		read, _, err := s.objects.ReadAt(ctx, checkpointKey(log, ckpt), buf, int64(off))
-		if isNotExist(err) {
-			err = fmt.Errorf("%w: %w", err, ErrCorrupt)
-		}
+		nodes, err := s.readPagesAt(ctx, s.knownLayout(log), log, mine)
 		for i, w := range mine {
 			key := pageKey{log, w.at.ckpt & (1<<48 - 1), w.at.off}
-			var n *node
-			err := err
-			if from, to := int(w.at.off-off), int(w.at.off-off+w.at.n); err == nil {
-				n, err = decodePage(buf[min(from, read):min(to, read)], w.level, w.first, pageSeed(log, ckpt))
-				if errors.Is(err, ErrCorrupt) {
-					n, err = s.readPage(ctx, log, w) // once more: it may have happened on the way
-				}
+			n, err := nodes[i].n, cmp.Or(err, nodes[i].err)
+			if errors.Is(err, ErrCorrupt) || isNotExist(err) {
+				n, err = s.readPage(ctx, log, w) // it may have happened on the way, or the page has moved
 			}
 			if err == nil {
 				s.pages.lru.Add(key, n)

@@ -118,17 +118,40 @@ func (b *Branch) lookup(ctx context.Context, first uint64, out []addr) error {
 // fetch is the blocks of a request that one frame, or one run of slots of a
 // journal, holds.
 type fetch struct {
-	log   BranchID
-	seg   wal.SegmentNo
 	frame int
-	ix    *segmentIndex
+	ix    *blockIndex
 	dst   []int // block of the request, by position in src
 	src   []int // block of the frame
 }
 
+// missingError says that an object that holds blocks is not there.
+type missingError struct {
+	object objectID
+	err    error
+}
+
+func (e *missingError) Error() string { return e.err.Error() }
+func (e *missingError) Unwrap() error { return e.err }
+
 // readAddrs fills p with the blocks at the addresses. Frames that are not in
-// memory are fetched at the same time.
+// memory are fetched at the same time. What a collection has moved meanwhile is
+// looked for again.
 func (s *Store) readAddrs(ctx context.Context, lineage []BranchID, addrs []addr, p []byte) error {
+	for i := 0; ; i++ {
+		err := s.readAddrsOnce(ctx, lineage, addrs, p)
+		var gone *missingError
+		if i == relocations || !errors.As(err, &gone) {
+			return err
+		}
+		s.indexes.Remove(gone.object)
+		l, lerr := s.loadLayout(ctx, gone.object.log)
+		if lerr != nil || l.holder(gone.object.log, gone.object.from) == gone.object {
+			return err
+		}
+	}
+}
+
+func (s *Store) readAddrsOnce(ctx context.Context, lineage []BranchID, addrs []addr, p []byte) error {
 	var fetches []fetch
 	for i := 0; i < len(addrs); {
 		a := addrs[i]
@@ -158,11 +181,11 @@ func (s *Store) readAddrs(ctx context.Context, lineage []BranchID, addrs []addr,
 				return err
 			}
 			for j := i; j < i+n; j++ {
-				frame, pos, ok := ix.find(addrs[j].slot())
+				frame, pos, ok := ix.find(seg, addrs[j].slot())
 				if !ok {
-					return fmt.Errorf("segment %s has no slot %d: %w", segmentKey(log, seg), addrs[j].slot(), ErrCorrupt)
+					return fmt.Errorf("object %s has no slot %d of segment %d: %w", ix.object.key(), addrs[j].slot(), seg, ErrCorrupt)
 				}
-				fetches = addFetch(fetches, log, seg, frame, ix, j, pos)
+				fetches = addFetch(fetches, frame, ix, j, pos)
 			}
 		}
 		i += n
@@ -170,14 +193,14 @@ func (s *Store) readAddrs(ctx context.Context, lineage []BranchID, addrs []addr,
 	return s.fetchAll(fetches, p)
 }
 
-func addFetch(fs []fetch, log BranchID, seg wal.SegmentNo, frame int, ix *segmentIndex, dst, src int) []fetch {
+func addFetch(fs []fetch, frame int, ix *blockIndex, dst, src int) []fetch {
 	for i := len(fs) - 1; i >= 0; i-- {
-		if f := &fs[i]; f.frame == frame && f.seg == seg && f.log == log {
+		if f := &fs[i]; f.frame == frame && f.ix.object == ix.object {
 			f.dst, f.src = append(f.dst, dst), append(f.src, src)
 			return fs
 		}
 	}
-	return append(fs, fetch{log: log, seg: seg, frame: frame, ix: ix, dst: []int{dst}, src: []int{src}})
+	return append(fs, fetch{frame: frame, ix: ix, dst: []int{dst}, src: []int{src}})
 }
 
 // readLive reads blocks of a segment that is still a journal of this process.
@@ -209,7 +232,7 @@ const fetchesMax = 8
 
 func (s *Store) fetchAll(fetches []fetch, p []byte) error {
 	one := func(f *fetch) error {
-		blocks, err := s.frame(f.log, f.seg, f.frame, f.ix.frames[f.frame])
+		blocks, err := s.frame(f.ix.object, f.frame, f.ix.frames[f.frame])
 		if err != nil {
 			return err
 		}
@@ -234,8 +257,8 @@ func (s *Store) fetchAll(fetches []fetch, p []byte) error {
 
 // frame returns the blocks of a frame, shared and read-only: from memory, the
 // disk cache or the store, in this order, fetched once however many wait.
-func (s *Store) frame(log BranchID, seg wal.SegmentNo, n int, info frameInfo) ([]byte, error) {
-	key := cache.Key{Log: string(log), Segment: uint64(seg), Frame: uint32(n)}
+func (s *Store) frame(at objectID, n int, info frameInfo) ([]byte, error) {
+	key := cache.Key{Log: string(at.log), Segment: at.cacheSegment(), Frame: uint32(n)}
 	if blocks, ok := s.opts.Memory.Get(key); ok {
 		return blocks, nil
 	}
@@ -243,7 +266,7 @@ func (s *Store) frame(log BranchID, seg wal.SegmentNo, n int, info frameInfo) ([
 		if blocks, ok := s.opts.Memory.Get(key); ok {
 			return blocks, nil
 		}
-		blocks, err := s.fetchFrame(ctx, key, log, seg, info)
+		blocks, err := s.fetchFrame(ctx, key, at, info)
 		if err == nil {
 			s.opts.Memory.Put(key, blocks)
 		}
@@ -251,22 +274,23 @@ func (s *Store) frame(log BranchID, seg wal.SegmentNo, n int, info frameInfo) ([
 	})
 }
 
-func (s *Store) fetchFrame(ctx context.Context, key cache.Key, log BranchID, seg wal.SegmentNo, info frameInfo) ([]byte, error) {
+func (s *Store) fetchFrame(ctx context.Context, key cache.Key, at objectID, info frameInfo) ([]byte, error) {
 	blocks := make([]byte, 0, int(info.n)*BlockSize)
 	buf := s.buffers.Get().(*[]byte)
 	defer s.buffers.Put(buf)
+	name := at.key()
 	if stored, ok := s.opts.Frames.Get(key, (*buf)[:0]); ok {
 		if out, err := decodeFrame(s.zr, info, stored, blocks); err == nil {
 			return out, nil
 		}
-		s.log.Warn("cached frame does not match: fetching it again", "segment", segmentKey(log, seg), "frame", key.Frame)
+		s.log.Warn("cached frame does not match: fetching it again", "object", name, "frame", key.Frame)
 		s.opts.Frames.Delete(key)
 	}
 	stored := (*buf)[:info.size]
 	var err error
 	for range 2 {
 		var got int
-		got, _, err = s.objects.ReadAt(ctx, segmentKey(log, seg), stored, int64(info.off))
+		got, _, err = s.objects.ReadAt(ctx, name, stored, int64(info.off))
 		if err != nil {
 			break
 		}
@@ -275,9 +299,13 @@ func (s *Store) fetchFrame(ctx context.Context, key cache.Key, log BranchID, seg
 			s.opts.Frames.Put(key, stored)
 			return out, nil
 		}
-		s.log.Error("frame is damaged", "segment", segmentKey(log, seg), "frame", key.Frame, "err", err)
+		s.log.Error("frame is damaged", "object", name, "frame", key.Frame, "err", err)
 	}
-	return nil, fmt.Errorf("read frame %d of segment %s: %w", key.Frame, segmentKey(log, seg), err)
+	err = fmt.Errorf("read frame %d of %s: %w", key.Frame, name, err)
+	if isNotExist(err) {
+		return nil, &missingError{at, err}
+	}
+	return nil, err
 }
 
 // fillCache writes the frames of a segment that this process made through to
@@ -286,7 +314,7 @@ func (s *Store) fillCache(head segmentHead, data []byte) {
 	if s.opts.Frames == nil {
 		return
 	}
-	t, err := decodeTrailer(data[len(data)-segmentTrailer:], int64(len(data)))
+	t, err := decodeTrailer(segmentMagic, data[len(data)-segmentTrailer:], int64(len(data)))
 	if err != nil {
 		return
 	}
@@ -307,28 +335,11 @@ type indexKey struct {
 }
 
 // segmentIndex returns where the slots of a stored segment are.
-func (s *Store) segmentIndex(ctx context.Context, log BranchID, seg wal.SegmentNo) (*segmentIndex, error) {
-	key := indexKey{log, seg}
-	if ix, ok := s.indexes.Get(key); ok {
+func (s *Store) segmentIndex(ctx context.Context, log BranchID, seg wal.SegmentNo) (*blockIndex, error) {
+	if ix, ok := s.indexes.Get(segmentID(log, seg)); ok {
 		return ix, nil
 	}
-	return s.indexFlights.do(ctx, key, func(ctx context.Context) (*segmentIndex, error) {
-		if ix, ok := s.indexes.Get(key); ok {
-			return ix, nil
-		}
-		f, err := s.readFooter(ctx, log, seg, false)
-		if errors.Is(err, objstore.ErrNotExist) {
-			// Its branch may have left it on disk when it was closed.
-			if left, perr := s.pickUp(s.ctx, log); left && perr == nil {
-				f, err = s.readFooter(ctx, log, seg, false)
-			}
-		}
-		if err != nil {
-			return nil, err
-		}
-		s.indexes.Add(key, &f.index)
-		return &f.index, nil
-	})
+	return s.readIndex(ctx, log, seg)
 }
 
 // readFooter reads a segment's footer from the store: one read of its tail, two
@@ -349,33 +360,65 @@ func (s *Store) readFooter(ctx context.Context, log BranchID, seg wal.SegmentNo,
 }
 
 func (s *Store) readFooterOnce(ctx context.Context, log BranchID, seg wal.SegmentNo, batches bool) (*footer, error) {
-	key := segmentKey(log, seg)
-	buf := make([]byte, segmentTail)
-	got, info, err := s.objects.ReadAt(ctx, key, buf, -segmentTail)
+	t, packed, err := s.readTail(ctx, segmentKey(log, seg), segmentMagic)
 	if err != nil {
 		return nil, err
-	}
-	buf = buf[:got]
-	if got < segmentTrailer {
-		return nil, fmt.Errorf("%d bytes: %w", info.Size, ErrCorrupt)
-	}
-	t, err := decodeTrailer(buf[got-segmentTrailer:], info.Size)
-	if err != nil {
-		return nil, err
-	}
-	packed := buf[:got-segmentTrailer]
-	if t.size > uint64(len(packed)) {
-		packed = make([]byte, t.size)
-		if got, _, err = s.objects.ReadAt(ctx, key, packed, int64(t.off)); err != nil {
-			return nil, err
-		}
-		packed = packed[:got]
-	} else {
-		packed = packed[uint64(len(packed))-t.size:]
 	}
 	f, err := decodeFooter(s.zr, t, packed, batches)
 	if err == nil && (f.head.Log != log || f.head.Number != seg) {
 		err = fmt.Errorf("it is number %d of %s: %w", f.head.Number, f.head.Log, ErrCorrupt)
 	}
 	return f, err
+}
+
+// readTail reads the trailer and the compressed footer of a segment or a pack.
+func (s *Store) readTail(ctx context.Context, key, magic string) (trailerInfo, []byte, error) {
+	buf := make([]byte, segmentTail)
+	got, info, err := s.objects.ReadAt(ctx, key, buf, -segmentTail)
+	if err != nil {
+		return trailerInfo{}, nil, err
+	}
+	buf = buf[:got]
+	if got < segmentTrailer {
+		return trailerInfo{}, nil, fmt.Errorf("%d bytes: %w", info.Size, ErrCorrupt)
+	}
+	t, err := decodeTrailer(magic, buf[got-segmentTrailer:], info.Size)
+	if err != nil {
+		return t, nil, err
+	}
+	packed := buf[:got-segmentTrailer]
+	if t.size <= uint64(len(packed)) {
+		return t, packed[uint64(len(packed))-t.size:], nil
+	}
+	packed = make([]byte, t.size)
+	got, _, err = s.objects.ReadAt(ctx, key, packed, int64(t.off))
+	return t, packed[:got], err
+}
+
+// readPack reads the description of a pack. What does not check out is read once
+// more.
+func (s *Store) readPack(ctx context.Context, at objectID, batches bool) (*pack, error) {
+	p, err := s.readPackOnce(ctx, at, batches)
+	if errors.Is(err, ErrCorrupt) {
+		p, err = s.readPackOnce(ctx, at, batches)
+	}
+	if isNotExist(err) {
+		return nil, fmt.Errorf("pack %s: %w: %w", at.key(), err, ErrCorrupt)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read pack %s: %w", at.key(), err)
+	}
+	return p, nil
+}
+
+func (s *Store) readPackOnce(ctx context.Context, at objectID, batches bool) (*pack, error) {
+	t, packed, err := s.readTail(ctx, at.key(), packMagic)
+	if err != nil {
+		return nil, err
+	}
+	p, err := decodePackFooter(s.zr, t, packed, batches)
+	if err == nil && p.head.id() != at {
+		err = fmt.Errorf("it is %s: %w", p.head.id().key(), ErrCorrupt)
+	}
+	return p, err
 }

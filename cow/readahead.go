@@ -90,8 +90,8 @@ func (b *Branch) readAhead(from, count uint64) {
 			if err != nil {
 				return
 			}
-			if frame, _, ok := ix.find(a.slot()); ok {
-				if _, err := b.store.frame(log, seg, frame, ix.frames[frame]); err != nil {
+			if frame, _, ok := ix.find(seg, a.slot()); ok {
+				if _, err := b.store.frame(ix.object, frame, ix.frames[frame]); err != nil {
 					return
 				}
 			}

@@ -151,6 +151,11 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 		return fmt.Errorf("journal %s: %w", r.Path(), err)
 	}
 	f, err := s.readFooter(ctx, log, h.Segment, false)
+	if isNotExist(err) {
+		if done, perr := s.recoverPacked(ctx, r); done || perr != nil {
+			return perr
+		}
+	}
 	switch {
 	case err == nil && f.head.Nonce == r.Nonce():
 		r.Release() // the crash came between the put and the release
@@ -175,18 +180,58 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 	return nil
 }
 
+// recoverPacked gives a journal back whose segment was stored, and has since become
+// part of a pack. It tells whether that is so.
+func (s *Store) recoverPacked(ctx context.Context, r *wal.Recovered) (bool, error) {
+	h := r.Header()
+	log := BranchID(h.Log)
+	l, err := s.loadLayout(ctx, log)
+	if err != nil {
+		return false, err
+	}
+	ref := l.pack(h.Segment)
+	if ref == nil {
+		return false, nil
+	}
+	p, err := s.readPack(ctx, ref.id(log), false)
+	if err != nil {
+		return false, err
+	}
+	// One writer writes each number once in an epoch.
+	if e := p.epoch(h.Segment); e != h.Epoch {
+		return false, fmt.Errorf("journal %s: segment %d of branch %s was written in epoch %d, this journal is of epoch %d: %w",
+			r.Path(), h.Segment, log, e, h.Epoch, ErrFenced)
+	}
+	r.Release()
+	return true, nil
+}
+
+// lastBarrier returns the last barrier of a segment that is stored, and the newest
+// checkpoint that it knows.
+func (s *Store) lastBarrier(ctx context.Context, log BranchID, seg wal.SegmentNo) (last wal.Seq, ckpt wal.SegmentNo, err error) {
+	f, err := s.readFooter(ctx, log, seg, true)
+	if isNotExist(err) {
+		l, lerr := s.loadLayout(ctx, log)
+		if r := l.pack(seg); lerr == nil && r != nil && r.To == seg {
+			return r.Last, r.LastRoot, nil
+		}
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	if n := len(f.batches); n > 0 {
+		last = f.batches[n-1].Seq
+	}
+	return last, f.head.Checkpoint, nil
+}
+
 // checkChain tells whether a journal goes on where the segment before it ends, and
 // returns the checkpoint that this one names.
 func (s *Store) checkChain(ctx context.Context, m *manifest, h wal.Header) (ckpt wal.SegmentNo, err error) {
 	before := m.Fork.Seq
 	if h.Segment > 1 {
-		f, err := s.readFooter(ctx, m.ID, h.Segment-1, true)
-		if err != nil {
+		if before, ckpt, err = s.lastBarrier(ctx, m.ID, h.Segment-1); err != nil {
 			return 0, fmt.Errorf("segment %d, which comes before it: %w", h.Segment-1, err)
-		}
-		ckpt = f.head.Checkpoint
-		if n := len(f.batches); n > 0 {
-			before = f.batches[n-1].Seq
 		}
 	}
 	if h.FirstSeq != before+1 {

@@ -45,6 +45,9 @@ const (
 	codecZstd   = 1
 )
 
+// formatVersions has the version that is written of segments and packs.
+var formatVersions = map[string]uint16{segmentMagic: segmentVersion, packMagic: packVersion}
+
 // nonce tells apart two attempts to write the same object. Records have it as 32
 // hex digits.
 type nonce [16]byte
@@ -81,16 +84,32 @@ type frameInfo struct {
 	codec uint8
 }
 
-// segmentIndex is what reading blocks of a segment takes: where each slot is.
-type segmentIndex struct {
+// blockIndex is what reading blocks of an object takes: where each slot is.
+type blockIndex struct {
+	object objectID
 	frames []frameInfo
-	// place has, by slot, frame<<4 | position in the frame, plus 1; 0 for a
-	// slot that holds no block.
+	// place has frame<<4 | position in the frame, plus 1. That of a segment has it
+	// by slot, with 0 for a slot that holds no block; that of a pack has it for
+	// each of keys.
 	place []uint32
+	// keys has the segment, minus the pack's first, and the slot of each block of a
+	// pack, sorted: see packedKey. It is nil for a segment.
+	keys []uint32
+	// pages has the tree pages of a pack.
+	pages []packPage
 }
 
-// find returns the frame that holds the slot and the block's position in it.
-func (x *segmentIndex) find(s wal.Slot) (frame, pos int, ok bool) {
+// find returns the frame that holds the slot of the segment, and the block's
+// position in it.
+func (x *blockIndex) find(seg wal.SegmentNo, s wal.Slot) (frame, pos int, ok bool) {
+	if x.object.gen > 0 {
+		i, ok := slices.BinarySearch(x.keys, packedKey(x.object.from, seg, s))
+		if !ok || seg < x.object.from || seg > x.object.to {
+			return 0, 0, false
+		}
+		p := x.place[i] - 1
+		return int(p >> 4), int(p & (frameBlocks - 1)), true
+	}
 	if int(s) >= len(x.place) || x.place[s] == 0 {
 		return 0, 0, false
 	}
@@ -102,7 +121,7 @@ func (x *segmentIndex) find(s wal.Slot) (frame, pos int, ok bool) {
 type footer struct {
 	head    segmentHead
 	batches []wal.Batch
-	index   segmentIndex
+	index   blockIndex
 }
 
 // segmentEncoder packs sealed journals. It holds buffers of a segment's size:
@@ -170,16 +189,29 @@ func (e *segmentEncoder) encode(h segmentHead, batches []wal.Batch, src slotRead
 		}
 		return int(a.slot) - int(b.slot)
 	})
-	x := segmentIndex{}
 	e.out = e.out[:0]
-	for i := 0; i < len(e.order); i += frameBlocks {
-		group := e.order[i:min(i+frameBlocks, len(e.order))]
-		raw := e.raw[:len(group)*BlockSize]
-		for j, sb := range group {
-			at := int(sb.slot-1) * BlockSize
-			copy(raw[j*BlockSize:], e.in[at:at+BlockSize])
+	frames := e.frames(len(e.order), func(i int) []byte {
+		at := int(e.order[i].slot-1) * BlockSize
+		return e.in[at : at+BlockSize]
+	})
+	body := encodeFooter(h, batches, frames, e.order)
+	at := len(e.out)
+	e.out = e.zw.EncodeAll(body, e.out)
+	e.out = appendTrailer(e.out, segmentMagic, at, len(body))
+	return e.out, nil
+}
+
+// frames appends n blocks to out, as frames, and describes them. block returns the
+// content of each.
+func (e *segmentEncoder) frames(n int, block func(i int) []byte) []frameInfo {
+	frames := make([]frameInfo, 0, (n+frameBlocks-1)/frameBlocks)
+	for i := 0; i < n; i += frameBlocks {
+		group := min(n-i, frameBlocks)
+		raw := e.raw[:group*BlockSize]
+		for j := range group {
+			copy(raw[j*BlockSize:(j+1)*BlockSize], block(i+j))
 		}
-		f := frameInfo{off: uint32(len(e.out)), n: uint8(len(group)), codec: codecZstd}
+		f := frameInfo{off: uint32(len(e.out)), n: uint8(group), codec: codecZstd}
 		e.out = e.zw.EncodeAll(raw, e.out)
 		if len(e.out)-int(f.off) >= len(raw)-len(raw)/8 {
 			e.out = append(e.out[:f.off], raw...)
@@ -187,21 +219,18 @@ func (e *segmentEncoder) encode(h segmentHead, batches []wal.Batch, src slotRead
 		}
 		f.size = uint32(len(e.out)) - f.off
 		f.sum = crc32.Checksum(e.out[f.off:], castagnoli)
-		x.frames = append(x.frames, f)
+		frames = append(frames, f)
 	}
-	body := encodeFooter(h, batches, x.frames, e.order)
-	at := len(e.out)
-	e.out = e.zw.EncodeAll(body, e.out)
-	e.out = appendTrailer(e.out, at, len(body))
-	return e.out, nil
+	return frames
 }
 
-// appendTrailer closes a segment whose compressed footer begins at offset at.
-func appendTrailer(out []byte, at, raw int) []byte {
+// appendTrailer closes a segment or a pack, by its magic, whose compressed footer
+// begins at offset at.
+func appendTrailer(out []byte, magic string, at, raw int) []byte {
 	start := len(out)
 	sum := crc32.Checksum(out[at:], castagnoli)
-	out = append(out, segmentMagic...)
-	out = binary.LittleEndian.AppendUint16(out, segmentVersion)
+	out = append(out, magic...)
+	out = binary.LittleEndian.AppendUint16(out, formatVersions[magic])
 	out = append(out, 0, 0)
 	out = binary.LittleEndian.AppendUint32(out, uint32(start-at))
 	out = binary.LittleEndian.AppendUint64(out, uint64(at))
@@ -210,27 +239,28 @@ func appendTrailer(out []byte, at, raw int) []byte {
 	return binary.LittleEndian.AppendUint32(out, crc32.Checksum(out[start:], castagnoli))
 }
 
-// trailerInfo is a segment's trailer, decoded.
+// trailerInfo is the trailer of a segment or a pack, decoded.
 type trailerInfo struct {
 	off, size, raw uint64
 	sum            uint32
 	version        uint16
 }
 
-// decodeTrailer reads the last bytes of a segment of the given total size.
-func decodeTrailer(t []byte, total int64) (trailerInfo, error) {
+// decodeTrailer reads the last bytes of an object of the given total size, a
+// segment or a pack by its magic.
+func decodeTrailer(magic string, t []byte, total int64) (trailerInfo, error) {
 	if len(t) != segmentTrailer || total < segmentTrailer {
-		return trailerInfo{}, fmt.Errorf("segment of %d bytes: %w", total, ErrCorrupt)
+		return trailerInfo{}, fmt.Errorf("object of %d bytes: %w", total, ErrCorrupt)
 	}
-	if string(t[:8]) != segmentMagic {
-		return trailerInfo{}, fmt.Errorf("segment magic %q: %w", t[:8], ErrCorrupt)
+	if string(t[:8]) != magic {
+		return trailerInfo{}, fmt.Errorf("magic %q instead of %q: %w", t[:8], magic, ErrCorrupt)
 	}
 	if crc32.Checksum(t[:32], castagnoli) != binary.LittleEndian.Uint32(t[32:]) {
-		return trailerInfo{}, fmt.Errorf("segment trailer checksum: %w", ErrCorrupt)
+		return trailerInfo{}, fmt.Errorf("trailer checksum: %w", ErrCorrupt)
 	}
 	v := binary.LittleEndian.Uint16(t[8:])
-	if v == 0 || v > segmentVersion {
-		return trailerInfo{}, fmt.Errorf("segment version %d: %w", v, ErrNewerFormat)
+	if v == 0 || v > formatVersions[magic] {
+		return trailerInfo{}, fmt.Errorf("version %d: %w", v, ErrNewerFormat)
 	}
 	i := trailerInfo{
 		version: v,
@@ -238,7 +268,7 @@ func decodeTrailer(t []byte, total int64) (trailerInfo, error) {
 		raw: uint64(binary.LittleEndian.Uint32(t[24:])), sum: binary.LittleEndian.Uint32(t[28:]),
 	}
 	if i.off > uint64(total) || i.off+i.size != uint64(total)-segmentTrailer || i.raw > footerBytesMax {
-		return trailerInfo{}, fmt.Errorf("segment of %d bytes with a footer at %d+%d: %w", total, i.off, i.size, ErrCorrupt)
+		return trailerInfo{}, fmt.Errorf("object of %d bytes with a footer at %d+%d: %w", total, i.off, i.size, ErrCorrupt)
 	}
 	return i, nil
 }

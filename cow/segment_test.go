@@ -66,7 +66,7 @@ func TestSegment(t *testing.T) {
 	for _, n := range []int{0, 1, 15, 16, 17, 1000} {
 		h, batches, src := sampleJournal(n)
 		seg := segmentOf(t, n)
-		tr, err := decodeTrailer(seg[len(seg)-segmentTrailer:], int64(len(seg)))
+		tr, err := decodeTrailer(segmentMagic, seg[len(seg)-segmentTrailer:], int64(len(seg)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,7 +87,7 @@ func TestSegment(t *testing.T) {
 		for _, b := range batches {
 			for i := range b.Entries[0].Count {
 				slot := b.Entries[0].Slot + wal.Slot(i)
-				fr, pos, ok := f.index.find(slot)
+				fr, pos, ok := f.index.find(7, slot)
 				if !ok {
 					t.Fatalf("slot %d is not there", slot)
 				}
@@ -105,7 +105,7 @@ func TestSegment(t *testing.T) {
 		if blocks != n {
 			t.Errorf("%d blocks instead of %d", blocks, n)
 		}
-		if _, _, ok := f.index.find(0); ok {
+		if _, _, ok := f.index.find(7, 0); ok {
 			t.Error("slot 0 holds a block")
 		}
 	}
@@ -125,7 +125,7 @@ func TestSegmentVersions(t *testing.T) {
 	tr := bytes.Clone(seg[len(seg)-segmentTrailer:])
 	tr[8] = segmentVersion + 1
 	binary.LittleEndian.PutUint32(tr[32:], crc32.Checksum(tr[:32], castagnoli))
-	if _, err := decodeTrailer(tr, int64(len(seg))); !errors.Is(err, ErrNewerFormat) {
+	if _, err := decodeTrailer(segmentMagic, tr, int64(len(seg))); !errors.Is(err, ErrNewerFormat) {
 		t.Errorf("trailer of a later version: %v", err)
 	}
 	if err := decodeRecord(nameKind, []byte("bough name 2 00000000\n{}\n"), &nameRecord{}); !errors.Is(err, ErrNewerFormat) {

@@ -123,14 +123,15 @@ type Store struct {
 	random   io.Reader
 	gens     generations
 	pages    *pageCache
-	indexes  *lru.Cache[indexKey, *segmentIndex]
+	indexes  *lru.Cache[objectID, *blockIndex]
+	layouts  *lru.Cache[BranchID, *layout]
 	zr       *zstd.Decoder
 	encoders *encoders
 	buffers  sync.Pool     // of *[]byte for frames as stored
 	ahead    chan struct{} // holds one for each read-ahead under way
 
 	frameFlights flights[cache.Key, []byte]
-	indexFlights flights[indexKey, *segmentIndex]
+	indexFlights flights[objectID, *blockIndex]
 
 	ctx    context.Context // ends with the Store
 	cancel context.CancelFunc
@@ -187,8 +188,11 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 	if s.pages, err = newPageCache(opts.Pages); err != nil {
 		return nil, err
 	}
-	if s.indexes, err = lru.New[indexKey, *segmentIndex](opts.Indexes); err != nil {
+	if s.indexes, err = lru.New[objectID, *blockIndex](opts.Indexes); err != nil {
 		return nil, fmt.Errorf("make index cache: %w", err)
+	}
+	if s.layouts, err = lru.New[BranchID, *layout](layoutsMax); err != nil {
+		return nil, fmt.Errorf("make layout cache: %w", err)
 	}
 	if s.forked, err = lru.New[BranchID, tree](16); err != nil {
 		return nil, fmt.Errorf("make tree cache: %w", err)

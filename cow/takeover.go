@@ -134,5 +134,6 @@ func (s *Store) forgetLog(id BranchID) {
 			s.indexes.Remove(k)
 		}
 	}
+	s.layouts.Remove(id)
 	s.opts.Memory.DeleteLog(string(id))
 }
