@@ -308,12 +308,9 @@ func (s *Store) fetchFrame(ctx context.Context, key cache.Key, at objectID, info
 	return nil, err
 }
 
-// fillCache writes the frames of a segment that this process made through to
-// the disk cache.
+// fillCache keeps the index of a segment that this process made, and writes its
+// frames through to the disk cache.
 func (s *Store) fillCache(head segmentHead, data []byte) {
-	if s.opts.Frames == nil {
-		return
-	}
 	t, err := decodeTrailer(segmentMagic, data[len(data)-segmentTrailer:], int64(len(data)))
 	if err != nil {
 		return
@@ -322,6 +319,8 @@ func (s *Store) fillCache(head segmentHead, data []byte) {
 	if err != nil {
 		return
 	}
+	f.index.object = segmentID(head.Log, head.Number)
+	s.indexes.Add(f.index.object, &f.index)
 	for i, fr := range f.index.frames {
 		key := cache.Key{Log: string(head.Log), Segment: uint64(head.Number), Frame: uint32(i)}
 		s.opts.Frames.Put(key, data[fr.off:fr.off+fr.size])

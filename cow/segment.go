@@ -99,6 +99,11 @@ type blockIndex struct {
 	pages []packPage
 }
 
+// bytes is what the index takes in memory.
+func (x *blockIndex) bytes() int {
+	return 16*cap(x.frames) + 4*cap(x.place) + 4*cap(x.keys) + 32*cap(x.pages) + 80
+}
+
 // find returns the frame that holds the slot of the segment, and the block's
 // position in it.
 func (x *blockIndex) find(seg wal.SegmentNo, s wal.Slot) (frame, pos int, ok bool) {

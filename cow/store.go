@@ -51,8 +51,8 @@ type Options struct {
 	// Pages is how many unchanged tree pages are kept in memory, for all
 	// branches together. Default: 4096, at most 32 MiB.
 	Pages int
-	// Indexes is how many segment indexes are kept in memory. Default: 1024, at
-	// most 24 MiB.
+	// Indexes is how many segment indexes are kept in memory, and eight times as many
+	// of those that take 2 KiB or less. Default: 1024, at most 40 MiB in all.
 	Indexes int
 	// Uploads is how many segments are packed and stored at the same time; each
 	// takes up to 40 MiB of memory. Default: 2.
@@ -123,7 +123,7 @@ type Store struct {
 	random   io.Reader
 	gens     generations
 	pages    *pageCache
-	indexes  *lru.Cache[objectID, *blockIndex]
+	indexes  *indexCache[objectID, *blockIndex]
 	layouts  *lru.Cache[BranchID, *layout]
 	zr       *zstd.Decoder
 	encoders *encoders
@@ -188,7 +188,7 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 	if s.pages, err = newPageCache(opts.Pages); err != nil {
 		return nil, err
 	}
-	if s.indexes, err = lru.New[objectID, *blockIndex](opts.Indexes); err != nil {
+	if s.indexes, err = newIndexCache[objectID, *blockIndex](opts.Indexes); err != nil {
 		return nil, fmt.Errorf("make index cache: %w", err)
 	}
 	if s.layouts, err = lru.New[BranchID, *layout](layoutsMax); err != nil {

@@ -16,5 +16,9 @@
 // the page cache. The scale suite: what must not depend on size, as latencies of
 // making branches of small, large and scattered devices, among few and many
 // branches; of the way from nothing to the first row; the daemon's memory; and
-// how fairly 50 branches share with one that floods.
+// how fairly 50 branches share with one that floods. The s3 suite: a real S3 server
+// behind the latency of a cloud's; TPC-B with a disk cache of a quarter of the database;
+// durability remote against the bound that one put for each commit sets, with 1, 8 and
+// 50 clients; what a million transactions ask of the store, in requests, bytes and
+// dollars; and that a branch which nobody writes to asks nothing.
 package main

@@ -27,6 +27,8 @@ type options struct {
 	suite    string
 	tries    int
 	largeGiB int
+	idle     time.Duration
+	serve    []string // more arguments of the daemon
 }
 
 func main() {
@@ -40,7 +42,8 @@ func main() {
 	flag.StringVar(&o.jsonOut, "json", "", "also write the results to this file")
 	flag.StringVar(&o.only, "only", "", "run only the workloads whose name contains this")
 	flag.StringVar(&o.mode, "write-mode", "", "the daemon's --write-mode. Default: the daemon's default")
-	flag.StringVar(&o.suite, "suite", "storage,scale", "what to measure: storage, scale, or both")
+	flag.StringVar(&o.suite, "suite", "storage,scale", "what to measure, with commas: storage, scale, s3")
+	flag.DurationVar(&o.idle, "idle", 5*time.Minute, "how long the S3 suite watches an idle branch")
 	flag.IntVar(&o.tries, "tries", 25, "how often each latency is taken")
 	flag.IntVar(&o.largeGiB, "large", 10, "size of a large device in GiB")
 	flag.Parse()
@@ -65,6 +68,7 @@ type report struct {
 	// it, in MiB.
 	Latencies []latency `json:"latencies,omitempty"`
 	PeakMiB   float64   `json:"peak_rss_mib"`
+	S3        *s3Report `json:"s3,omitempty"`
 }
 
 // result of one workload.
@@ -86,14 +90,37 @@ func run(ctx context.Context, o options) (err error) {
 	if err := os.Chmod(root, 0o755); err != nil {
 		return err
 	}
+	rep := report{
+		Time: time.Now().UTC(), CPUs: runtime.NumCPU(), Mode: o.mode, Pairs: o.pairs, Scale: o.scale, Seconds: o.seconds,
+	}
+	if strings.Contains(o.suite, "s3") {
+		if rep.S3, err = runS3(ctx, root, o); err != nil {
+			return err
+		}
+	}
+	if strings.Contains(o.suite, "storage") || strings.Contains(o.suite, "scale") {
+		if err := runLocal(ctx, root, o, &rep); err != nil {
+			return err
+		}
+	}
+	if o.jsonOut != "" {
+		data, err := json.MarshalIndent(rep, "", "  ")
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(o.jsonOut, append(data, '\n'), 0o644)
+	}
+	return nil
+}
+
+// runLocal runs the suites whose store is a directory.
+func runLocal(ctx context.Context, root string, o options, rep *report) (err error) {
 	d, err := startDaemon(ctx, o, filepath.Join(root, "state"))
 	if err != nil {
 		return err
 	}
 	defer func() { err = firstError(err, d.stop()) }()
-	rep := report{
-		Time: time.Now().UTC(), CPUs: runtime.NumCPU(), Mode: d.mode, Pairs: o.pairs, Scale: o.scale, Seconds: o.seconds,
-	}
+	rep.Mode = d.mode
 	if strings.Contains(o.suite, "storage") {
 		if rep.Results, err = runStorage(ctx, d, root, o); err != nil {
 			return err
@@ -108,13 +135,6 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	fmt.Printf("the daemon's resident set was at most %.0f MiB\n", rep.PeakMiB)
-	if o.jsonOut != "" {
-		data, err := json.MarshalIndent(rep, "", "  ")
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(o.jsonOut, append(data, '\n'), 0o644)
-	}
 	return nil
 }
 

@@ -163,6 +163,7 @@ type daemon struct {
 func startDaemon(ctx context.Context, o options, state string) (*daemon, error) {
 	d := &daemon{bough: o.bough, socket: filepath.Join(state, "bough.sock"), mode: o.mode}
 	args := []string{"serve", "--state", state, "--listen", "127.0.0.1:0", "--create", "bench"}
+	args = append(args, o.serve...)
 	if o.mode != "" {
 		args = append(args, "--write-mode", o.mode)
 	} else {
