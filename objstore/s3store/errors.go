@@ -113,7 +113,13 @@ func (s *Store) judge(c call, n int, err error) verdict {
 	switch {
 	case errors.Is(err, errSlow), errors.Is(err, errShort), errors.Is(err, errMoved), errors.Is(err, errBody):
 		return transient
-	case errors.Is(err, errServer), errors.Is(err, errRange), errors.Is(err, errTooLarge):
+	case errors.Is(err, errTooLarge):
+		return final
+	case errors.Is(err, errServer), errors.Is(err, errRange):
+		// Something in between may have spoiled one answer, but not three.
+		if n < 3 {
+			return transient
+		}
 		return final
 	case isSearch(err):
 		if s.creds.chain.worked.Load() {
@@ -123,12 +129,12 @@ func (s *Store) judge(c call, n int, err error) verdict {
 	case status >= 500 && status != http.StatusNotImplemented, status == http.StatusTooManyRequests, status == http.StatusRequestTimeout,
 		code == "SlowDown", code == "RequestTimeout", code == "Throttling", code == "InternalError":
 		return transient
-	case status != 0:
+	case status >= 300:
 		return final
 	case forGood(err):
 		return final
 	}
-	return transient // a connection that broke
+	return transient // a connection that broke, perhaps under an answer
 }
 
 // neverSent tells whether no byte of a request has left.
@@ -148,16 +154,16 @@ func forGood(err error) bool {
 // contract where there is one, else one line that says what to do.
 func (s *Store) explain(c call, err error) error {
 	wrap := func(format string, args ...any) error {
-		return fmt.Errorf("%v %s in %s: %w", c.verb, c.key, s.loc.Name(), fmt.Errorf(format, args...))
+		return fmt.Errorf("%v in %s: %w", c, s.loc.Name(), fmt.Errorf(format, args...))
 	}
 	for _, known := range []error{objstore.ErrNotExist, objstore.ErrExists, objstore.ErrMismatch, errDamage} {
 		if errors.Is(err, known) {
-			return fmt.Errorf("%v %s: %w", c.verb, c.key, known)
+			return fmt.Errorf("%v: %w", c, known)
 		}
 	}
 	code, status, said := codeOf(err), statusOf(err), s.said(err)
 	if c.verb != objstore.VerbPut && code == codeNoSuchKey && status == http.StatusNotFound {
-		return fmt.Errorf("%v %s: %w", c.verb, c.key, objstore.ErrNotExist)
+		return fmt.Errorf("%v: %w", c, objstore.ErrNotExist)
 	}
 	switch code {
 	case codeNoSuchBucket:
@@ -186,7 +192,7 @@ func (s *Store) explain(c call, err error) error {
 		return wrap("%s: allow these credentials s3:GetObject, s3:PutObject, s3:DeleteObject and s3:ListBucket on the bucket", said)
 	case status >= 300 && status < 400:
 		return wrap("%s: the bucket is elsewhere: %s", said, s.advise(err))
-	case status != 0:
+	case status >= 300:
 		return wrap("%s", said)
 	case forGood(err):
 		return wrap("%s: does endpoint= say http or https as the server does, and is its certificate known here (AWS_CA_BUNDLE)?", said)
@@ -212,7 +218,7 @@ func (s *Store) advise(err error) string {
 // line without the SDK's frame around it.
 func (s *Store) said(err error) string {
 	var api smithy.APIError
-	if r := response(err); r != nil {
+	if r := response(err); r != nil && r.StatusCode >= 300 {
 		line := fmt.Sprintf("%d %s", r.StatusCode, http.StatusText(r.StatusCode))
 		if errors.As(err, &api) && api.ErrorCode() != "UnknownError" {
 			line = fmt.Sprintf("%d %s", r.StatusCode, api.ErrorCode())
@@ -230,11 +236,14 @@ func (s *Store) said(err error) string {
 	var search *searchError
 	var send *smithyhttp.RequestSendError
 	var at *url.Error
+	var parse *smithy.DeserializationError
 	switch {
 	case errors.As(err, &search):
 		err = search.err
 	case errors.As(err, &at):
 		err = at.Err
+	case errors.As(err, &parse):
+		err = parse.Err
 	case errors.As(err, &send):
 		err = send.Err
 	}

@@ -11,7 +11,9 @@ import (
 	"net/http"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/bough-db/bough/objstore"
@@ -60,7 +62,7 @@ func (s *Store) Put(ctx context.Context, key string, data []byte, cond objstore.
 		// has not.
 		sent := body{bytes.NewReader(data)}
 		in.Body = sent
-		out, err := s.client.PutObject(ctx, in)
+		out, err := s.client.PutObject(ctx, in, signBody)
 		if err = l.cause(err); brokenOff(err) && sent.r.Len() > 0 {
 			return s.settle(ctx, key, cond, err)
 		}
@@ -76,6 +78,16 @@ func (s *Store) Put(ctx context.Context, key string, data []byte, cond objstore.
 		return "", err
 	}
 	return tag, nil
+}
+
+// signBody puts the SHA-256 of a put's body under the signature over TLS, too, where
+// the SDK leaves it out: servers that know no other checksum know this one.
+func signBody(o *s3.Options) {
+	o.APIOptions = append(o.APIOptions, func(stack *middleware.Stack) error {
+		sum := new(v4.ComputePayloadSHA256)
+		_, err := stack.Finalize.Swap(sum.ID(), sum)
+		return err
+	})
 }
 
 // putInput returns the request for a put, but for its body.
@@ -101,7 +113,7 @@ func (s *Store) TakesDamaged(ctx context.Context, key string) (bool, error) {
 		ctx, l := s.limit(ctx, int64(len(data)))
 		defer l.end()
 		in.Body = body{bytes.NewReader(data)}
-		_, err := s.client.PutObject(ctx, in)
+		_, err := s.client.PutObject(ctx, in, signBody)
 		if statusOf(err) == http.StatusBadRequest {
 			return errDamage
 		}
@@ -122,7 +134,7 @@ var errDamage = errors.New("body does not match its checksum")
 // brokenOff tells whether err is that of a request which had begun, and got no answer.
 func brokenOff(err error) bool {
 	var send *smithyhttp.RequestSendError
-	return errors.Is(err, errSlow) || errors.As(err, &send) && !neverSent(err)
+	return errors.Is(err, errSlow) || errors.As(err, &send) && !neverSent(err) && !forGood(err)
 }
 
 // settle finds out why a put broke off that was not sent whole, and so was not carried

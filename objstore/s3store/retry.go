@@ -32,6 +32,14 @@ type call struct {
 	key  string
 }
 
+// String returns the call as errors begin.
+func (c call) String() string {
+	if c.key == "" {
+		return c.verb.String()
+	}
+	return c.verb.String() + " " + c.key
+}
+
 // retry calls try until it succeeds, fails for good, or has failed for RetryFor.
 // It returns errors fit for the caller of the store.
 func (s *Store) retry(ctx context.Context, c call, try func(context.Context) error) error {
@@ -39,7 +47,7 @@ func (s *Store) retry(ctx context.Context, c call, try func(context.Context) err
 	wait, warned := retryFirst, false
 	for n := 1; ; n++ {
 		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("%v %s: %w", c.verb, c.key, err)
+			return fmt.Errorf("%v: %w", c, err)
 		}
 		err := try(ctx)
 		if err == nil {
@@ -50,7 +58,7 @@ func (s *Store) retry(ctx context.Context, c call, try func(context.Context) err
 			return nil
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("%v %s: %w", c.verb, c.key, joinOnce(ctx.Err(), err))
+			return fmt.Errorf("%v: %w", c, joinOnce(ctx.Err(), err))
 		}
 		pause := time.Duration(0)
 		switch s.judge(c, n, err) {
@@ -75,7 +83,7 @@ func (s *Store) retry(ctx context.Context, c call, try func(context.Context) err
 			s.log.Debug("request is repeated", "verb", c.verb, "key", c.key, "err", err)
 		}
 		if !sleep(ctx, pause) {
-			return fmt.Errorf("%v %s: %w", c.verb, c.key, joinOnce(ctx.Err(), err))
+			return fmt.Errorf("%v: %w", c, joinOnce(ctx.Err(), err))
 		}
 	}
 }
