@@ -30,14 +30,22 @@ func TestConformanceVersity(t *testing.T) {
 	srv := s3server.ForTest(t)
 	var n atomic.Int64
 	prefix := func() string { return srv.URL(fmt.Sprintf("p/%d", n.Add(1))) }
-	t.Run("Own", func(t *testing.T) {
-		storetest.Run(t, func(t *testing.T) objstore.Store { return open(t, prefix(), s3store.Options{}) })
-	})
+	conformance(t, prefix)
+}
+
+// conformance runs the suite on stores at the URLs that place returns.
+func conformance(t *testing.T, place func() string) {
 	t.Run("Shared", func(t *testing.T) {
 		storetest.RunShared(t, func(t *testing.T) func() objstore.Store {
-			url := prefix()
+			url := place()
 			return func() objstore.Store { return open(t, url, s3store.Options{}) }
 		})
+	})
+	if testing.Short() {
+		return // the race detector sees no more in the rest
+	}
+	t.Run("Own", func(t *testing.T) {
+		storetest.Run(t, func(t *testing.T) objstore.Store { return open(t, place(), s3store.Options{}) })
 	})
 }
 
@@ -45,13 +53,5 @@ func TestConformanceFake(t *testing.T) {
 	endpoint := fakeServer(t)
 	var n atomic.Int64
 	prefix := func() string { return fmt.Sprintf("s3://bough/p/%d?endpoint=%s", n.Add(1), endpoint) }
-	t.Run("Own", func(t *testing.T) {
-		storetest.Run(t, func(t *testing.T) objstore.Store { return open(t, prefix(), s3store.Options{}) })
-	})
-	t.Run("Shared", func(t *testing.T) {
-		storetest.RunShared(t, func(t *testing.T) func() objstore.Store {
-			url := prefix()
-			return func() objstore.Store { return open(t, url, s3store.Options{}) }
-		})
-	})
+	conformance(t, prefix)
 }
