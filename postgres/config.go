@@ -20,6 +20,7 @@ const (
 
 // serverConfig is all that the configuration of one server depends on.
 type serverConfig struct {
+	name      string // of the branch: PROJECT/BRANCH
 	major     int
 	lz4       bool // the server can compress with it
 	pgdata    string
@@ -31,6 +32,7 @@ type serverConfig struct {
 	keep      bool     // BranchSettings.KeepEffects
 	cleaning  bool     // no client and no effect on the outside in this run
 	remote    bool     // a flush is a request to the store
+	group     int      // how many clients there are, roughly: see groupOf
 	overrides map[string]string
 }
 
@@ -183,14 +185,25 @@ func (c *serverConfig) flushing() []setting {
 		// A flush takes as long as a request to the store. Whoever comes in that time
 		// waits for the next one; without a pause before that, half of the clients
 		// are always one flush behind the other half.
-		{"commit_delay", strconv.Itoa(commitDelayMicros)},
-		{"commit_siblings", "5"},
+		{"commit_delay", strconv.Itoa(c.group * commitMicros)},
+		{"commit_siblings", strconv.Itoa(c.group * 3 / 8)},
 	}
 }
 
-// commitDelayMicros is how long the first of many commits waits for others before it
-// asks the store: see "Durability" in the package documentation.
-const commitDelayMicros = 3000
+// groupOf rounds a number of clients up to a power of two from 8 to 64, so that
+// settings which depend on it are not changed with every client that comes or goes.
+func groupOf(clients int) int {
+	group := 8
+	for group < clients && group < 64 {
+		group *= 2
+	}
+	return group
+}
+
+// commitMicros is what a short transaction takes of the processors, in microseconds.
+// The first of many commits waits for as many others as there are clients: see
+// "Durability" in the package documentation.
+const commitMicros = 400
 
 // file renders postgresql.conf: what initdb found out about the cluster and
 // what a user wrote in it, then defaults, then what the user asked bough for.

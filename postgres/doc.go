@@ -68,6 +68,22 @@
 // (addresses, files of authentication, the way of the log, full_page_writes) is
 // on the command line, which wins over all of them.
 //
+// # Durability
+//
+// At durability remote a flush is a request to the store, of some 40 ms, and Postgres
+// flushes its WAL under one lock. Two things follow for the settings, which are changed
+// with a reload when the durability changes.
+//
+// A commit must be one flush. Writing to a file for the first time makes the file system
+// commit its own journal with the flush, two more flushes, one after the other. So the
+// WAL is written over what was written before: wal_init_zero and wal_recycle are on.
+//
+// All who commit should share one flush. Whoever commits while one is under way waits
+// for the next; so without a pause half of the clients are always one flush behind the
+// other half. The first of many commits therefore waits (commit_delay) about as long as
+// the transactions of all others take of the processors, if enough of them are at work
+// (commit_siblings): both follow the number of clients, in powers of two.
+//
 // # Checkpoints
 //
 // A branch of a running server begins with redo from the parent's last

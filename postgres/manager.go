@@ -57,6 +57,9 @@ type Options struct {
 	// StopTimeout bounds a fast shutdown; what takes longer is stopped
 	// immediately and recovers at the next start. Default: 1 min.
 	StopTimeout time.Duration
+	// Clients tells how many clients a branch has; see Retune. It must not block.
+	// Default: none.
+	Clients func(project, branch string) int
 	// Logger receives what happens. Default: slog.Default().
 	Logger *slog.Logger
 }
@@ -91,6 +94,9 @@ func (o Options) check() (Options, error) {
 	}
 	if o.Logger == nil {
 		o.Logger = slog.Default()
+	}
+	if o.Clients == nil {
+		o.Clients = func(string, string) int { return 0 }
 	}
 	if err := errors.Join(problems...); err != nil {
 		return o, fmt.Errorf("check endpoint options: %w", err)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -29,7 +31,7 @@ func (m *Manager) SetDurability(ctx context.Context, id cow.BranchID, d cow.Dura
 			if s == nil {
 				return nil
 			}
-			return m.reload(id, s, d)
+			return m.reload(id, s, func(c *serverConfig) { c.remote = d == cow.DurabilityRemote })
 		}
 		e.mu.Unlock()
 		select {
@@ -40,14 +42,36 @@ func (m *Manager) SetDurability(ctx context.Context, id cow.BranchID, d cow.Dura
 	}
 }
 
-// reload writes the server's configuration anew and has it read. The endpoint's mu is
-// held.
-func (m *Manager) reload(id cow.BranchID, s *server, d cow.Durability) error {
-	remote := d == cow.DurabilityRemote
-	if s.config.remote == remote {
+// Retune adapts the settings of a running endpoint to the number of its clients, as
+// Options.Clients has it. One that does not run does so at its start.
+func (m *Manager) Retune(_ context.Context, project, branch string) error {
+	name := project + "/" + branch
+	group := groupOf(m.options.Clients(project, branch))
+	m.mu.Lock()
+	all := slices.Collect(maps.Values(m.endpoints))
+	m.mu.Unlock()
+	for _, e := range all {
+		e.mu.Lock()
+		var err error
+		if s := e.running(); s != nil && s.config.name == name {
+			err = m.reload(e.id, s, func(c *serverConfig) { c.group = group })
+		}
+		e.mu.Unlock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// reload changes the server's configuration, and has it read if that makes a
+// difference. The endpoint's mu is held.
+func (m *Manager) reload(id cow.BranchID, s *server, change func(*serverConfig)) error {
+	before := s.config.flushing()
+	change(&s.config)
+	if slices.Equal(before, s.config.flushing()) {
 		return nil
 	}
-	s.config.remote = remote
 	if err := m.layout.writeConf(m.layout.conf(id), s.config.file()); err != nil {
 		return err
 	}

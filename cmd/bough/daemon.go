@@ -55,6 +55,7 @@ type daemon struct {
 	files    *branchfs.Server
 	backend  *backend
 	door     *proxy.Server
+	crowd    *crowd
 	api      *api.Server
 	apiConn  net.Listener
 
@@ -66,13 +67,13 @@ type daemon struct {
 	recorded    bool // host is in the store
 
 	endDoor context.CancelFunc // closes the clients' connections
-	served  chan error         // one from each of door and api
+	served  chan error         // one from each of door, api and crowd
 }
 
 // startDaemon makes everything up to the point where serve may be called. When
 // it fails, nothing stays behind.
 func (o *serve) startDaemon(ctx context.Context, log *slog.Logger) (*daemon, error) {
-	d := &daemon{log: log, socket: o.daemonSocket(), served: make(chan error, 2)}
+	d := &daemon{log: log, socket: o.daemonSocket(), served: make(chan error, 3)}
 	if err := o.startSteps(ctx, d); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -214,13 +215,15 @@ func (o *serve) openKernel(ctx context.Context, d *daemon) (err error) {
 	}
 	through := o.writeMode == writeThrough
 	d.volumes = newVolumes(d.peers, d.kernel, through)
+	d.crowd = newCrowd(d.log)
 	d.endpoint, err = postgres.New(ctx, postgres.Options{
 		StateDir: o.state, Store: d.store, Volumes: d.volumes, Hold: d.volumes.hold, WriteThrough: through,
-		BinDir: o.pgBin, User: o.pgUser, Logger: d.log,
+		BinDir: o.pgBin, User: o.pgUser, Clients: d.crowd.of, Logger: d.log,
 	})
 	if err != nil {
 		return err
 	}
+	d.crowd.tune = d.endpoint.Retune
 	// Servers first: they hold the devices that are to be taken away.
 	if err := d.endpoint.CleanupStale(ctx); err != nil {
 		return err
@@ -244,7 +247,7 @@ func (o *serve) openKernel(ctx context.Context, d *daemon) (err error) {
 func (o *serve) openBackend(_ context.Context, d *daemon) (err error) {
 	d.backend.endpoint, d.backend.volumes = d.endpoint, d.volumes
 	d.volumes.lost = d.backend.lost
-	d.door, err = proxy.New(proxy.Options{Waker: waker{d.backend}, Logger: d.log})
+	d.door, err = proxy.New(proxy.Options{Waker: waker{d.backend}, Observer: d.crowd, Logger: d.log})
 	if err != nil {
 		return err
 	}
@@ -294,6 +297,10 @@ func (d *daemon) serve() <-chan error {
 		return err
 	})
 	go run("serve the socket", func() error { return d.api.Serve(d.apiConn) })
+	go run("adapt settings", func() error {
+		d.crowd.run(ctx)
+		return nil
+	})
 	go func() {
 		<-d.files.Done()
 		early <- errors.New("the file system of the branches was unmounted")
@@ -401,7 +408,7 @@ func (d *daemon) stopServing(ctx context.Context, note func(string, error)) {
 		<-doorDone
 	}
 	d.endDoor()
-	for range 2 {
+	for range 3 {
 		note("serve", <-d.served)
 	}
 	if err := os.Remove(d.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {
