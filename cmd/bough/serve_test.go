@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -35,9 +36,19 @@ func TestServe(t *testing.T) {
 	if err := checkHost(t.Context(), slog.New(slog.DiscardHandler), ""); err != nil {
 		t.Skipf("this host cannot serve: %v", err)
 	}
+	s3 := s3ForScripts(t)
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/serve",
+		Condition: func(cond string) (bool, error) {
+			if cond != "s3" {
+				return false, fmt.Errorf("unknown condition %q", cond)
+			}
+			return s3 != nil, nil
+		},
 		Setup: func(env *testscript.Env) error {
+			if s3 != nil {
+				s3.setup(env)
+			}
 			// Postgres runs as another user, who must be able to enter.
 			dir, err := os.MkdirTemp("/var/tmp", "bough")
 			if err != nil {
@@ -56,6 +67,7 @@ func TestServe(t *testing.T) {
 			"exits":  scriptExits,
 			"await":  scriptAwait,
 			"sendto": scriptSend,
+			"quiet":  s3.quiet,
 		},
 	})
 }

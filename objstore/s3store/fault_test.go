@@ -219,6 +219,17 @@ func TestGivesUp(t *testing.T) {
 	}
 }
 
+// TestNobodyThere: where no server is, the error says so, of puts too.
+func TestNobodyThere(t *testing.T) {
+	inWorld(t, func(w *world) {
+		w.trip.SetRates(s3fault.Rate{Fault: s3fault.Unreached, P: 1})
+		_, _, err := w.s.Get(w.Context(), "k")
+		checkFinal(t, err, "connection refused: is the endpoint right, and does the server run? (tried ")
+		_, err = w.s.Put(w.Context(), "n", []byte("x"), objstore.Condition{IfAbsent: true})
+		checkFinal(t, err, "connection refused: is the endpoint right, and does the server run? (tried ")
+	})
+}
+
 // TestFinal lets calls meet what cannot pass: one request, and a line that says what
 // to do. None of it is "not there".
 func TestFinal(t *testing.T) {

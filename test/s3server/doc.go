@@ -27,8 +27,9 @@
 //
 // # Requests
 //
-// [Server.Requests] returns what the server was asked since a moment, one entry for each
-// request: a test that says "nothing was asked meanwhile" compares two counts.
+// [Server.Requests] returns the server's access log, one line for each request that has
+// ended, in the format of Amazon's: a test that says "nothing was asked meanwhile"
+// compares two counts.
 //
 // # What it does not do
 //

@@ -61,12 +61,15 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{dir: opts.Dir, access: "AK" + rand.Text()[:18], secret: rand.Text()}
+	s := &Server{dir: opts.Dir}
 	if s.dir == "" {
 		if s.dir, err = os.MkdirTemp("", "s3server"); err != nil {
 			return nil, fmt.Errorf("make directory for the S3 server: %w", err)
 		}
 		s.remove = true
+	}
+	if s.access, s.secret, err = keysIn(s.dir); err != nil {
+		return nil, errors.Join(err, s.Close())
 	}
 	s.log = filepath.Join(s.dir, "access.log")
 	if err := os.MkdirAll(filepath.Join(s.dir, "data"), 0o755); err != nil {
@@ -83,6 +86,22 @@ func Start(ctx context.Context, opts Options) (*Server, error) {
 		}
 	}
 	return nil, errors.Join(fmt.Errorf("start S3 server: %w", err), s.Close())
+}
+
+// keysIn returns the access key of the directory's server and its secret, new ones if
+// it has none: they own the bucket.
+func keysIn(dir string) (access, secret string, err error) {
+	file := filepath.Join(dir, "keys")
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		text = []byte("AK" + rand.Text()[:18] + " " + rand.Text())
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		return "", "", fmt.Errorf("make keys for the S3 server: %w", err)
+	}
+	access, secret, _ = strings.Cut(string(text), " ")
+	return access, secret, nil
 }
 
 // findProgram returns the path of versitygw.

@@ -23,9 +23,15 @@ func ForTest(tb testing.TB) *Server {
 			tb.Error(err)
 		}
 	})
+	Setenv(tb, s)
+	return s
+}
+
+// Setenv sets the environment of a test to what Env returns.
+func Setenv(tb testing.TB, s *Server) {
+	tb.Helper()
 	for _, v := range s.Env() {
 		name, value, _ := strings.Cut(v, "=")
 		tb.Setenv(name, value)
 	}
-	return s
 }
