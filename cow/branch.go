@@ -189,7 +189,7 @@ func (l patientLock) Lock()   { l <- struct{}{} }
 func (l patientLock) Unlock() { <-l }
 
 // checkRange tells whether [off, off+n) lies in the device.
-func (b *Branch) checkRange(off, n, size int64) error {
+func checkRange(off, n, size int64) error {
 	if off < 0 || n < 0 || n > size || off > size-n {
 		return fmt.Errorf("bytes %d+%d of a device of %d: %w", off, n, size, ErrOutOfRange)
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"time"
 
+	ask "github.com/bough-db/bough/cow/point"
 	"github.com/bough-db/bough/objstore"
 )
 
@@ -67,7 +68,8 @@ type BranchInfo struct {
 type BranchOptions struct {
 	// Durability of the new branch. Default: that of the parent.
 	Durability Durability
-	From       BranchID        // the parent; its last barrier is the fork point
+	From       BranchID        // the parent
+	At         ask.Point       // of From, to begin as. Default: its last barrier.
 	Settings   json.RawMessage // kept with the branch, not read here
 }
 
@@ -133,7 +135,7 @@ func (s *Store) CreateProject(ctx context.Context, name string, o ProjectOptions
 	} else if !errors.Is(err, ErrNotFound) {
 		return fail(err)
 	}
-	m, tr, err := s.newManifest(ctx, name, MainBranch, o.From, o.Size)
+	m, tr, err := s.newManifest(ctx, name, MainBranch, o.From, ask.Point{}, o.Size)
 	if err != nil {
 		return fail(err)
 	}

@@ -7,12 +7,13 @@ import (
 	"slices"
 	"strings"
 
+	ask "github.com/bough-db/bough/cow/point"
 	"github.com/bough-db/bough/objstore"
 	"golang.org/x/sync/errgroup"
 )
 
-// CreateBranch makes a branch of the project that begins as the last barrier of
-// o.From: two small objects, whatever the size of the data, and no wait for the
+// CreateBranch makes a branch of the project that begins as a barrier of o.From, the
+// last one unless o.At names another: two small objects, whatever the size of the data, and no wait for the
 // parent's writers.
 func (s *Store) CreateBranch(ctx context.Context, project, name string, o BranchOptions) (BranchInfo, error) {
 	if err := CheckName(name); err != nil {
@@ -37,7 +38,7 @@ func (s *Store) CreateBranch(ctx context.Context, project, name string, o Branch
 	if o.From == "" {
 		size = p.Size
 	}
-	m, tr, err := s.newManifest(ctx, project, name, o.From, size)
+	m, tr, err := s.newManifest(ctx, project, name, o.From, o.At, size)
 	if err != nil {
 		return fail(err)
 	}
@@ -46,6 +47,10 @@ func (s *Store) CreateBranch(ctx context.Context, project, name string, o Branch
 		m.Durability = o.Durability
 	}
 	if _, err := s.putManifest(ctx, m, objstore.Condition{IfAbsent: true}); err != nil {
+		return fail(err)
+	}
+	if err := s.confirm(ctx, m.Fork); err != nil {
+		s.dropManifest(ctx, m.ID)
 		return fail(err)
 	}
 	if err := s.claimName(ctx, project, name, m.ID); err != nil {
@@ -76,9 +81,9 @@ func (s *Store) checkFree(ctx context.Context, project, name string) error {
 	return s.objects.Delete(ctx, nameKey(project, name))
 }
 
-// newManifest prepares a branch that begins as the last barrier of from, or
-// empty. If from is open here the tree at that barrier comes with it.
-func (s *Store) newManifest(ctx context.Context, project, name string, from BranchID, size int64) (*manifest, *tree, error) {
+// newManifest prepares a branch that begins as the barrier of from that the point
+// names, or empty. The tree at that barrier comes with it if it is in memory.
+func (s *Store) newManifest(ctx context.Context, project, name string, from BranchID, p ask.Point, size int64) (*manifest, *tree, error) {
 	id, err := newBranchID(s.random)
 	if err != nil {
 		return nil, nil, err
@@ -107,17 +112,12 @@ func (s *Store) newManifest(ctx context.Context, project, name string, from Bran
 	if len(pm.Lineage) >= lineageMax {
 		return nil, nil, fmt.Errorf("branch of %s: %w: %d", from, ErrTooDeep, len(pm.Lineage))
 	}
-	at, tr, err := s.forkPoint(ctx, pm)
+	at, lineage, tr, err := s.beginning(ctx, pm, p)
 	if err != nil {
 		return nil, nil, err
 	}
 	m.Parent, m.Durability = from, pm.Durability
-	m.Fork, m.Lineage = at, append(slices.Clone(pm.Lineage), id)
-	if at.Segment == 0 {
-		// The parent has no log of its own yet: begin where it began, so that
-		// a chain of branches without writes costs nothing.
-		m.Fork, m.Lineage = pm.Fork, append(slices.Clone(pm.Lineage[:len(pm.Lineage)-1]), id)
-	}
+	m.Fork, m.Lineage = at, append(slices.Clone(lineage), id)
 	if tr != nil {
 		tr.log = m.own()
 	}

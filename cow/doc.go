@@ -142,6 +142,21 @@
 // another host has attached is branched at the last barrier that the store has;
 // [Branch.Publish], on that host, brings the newest one there.
 //
+// The collector may run meanwhile, on any host. So whoever puts a record that reaches a
+// barrier reads the manifest of that barrier's log once more, and takes the record
+// back if the barrier is not kept any more: a collection that has not seen the record
+// has said before that what it drops, and one that begins later sees it.
+//
+// # History
+//
+// The history of a branch is the barriers of its own log and, before its fork point,
+// those of its ancestors, as far as they are of its project: what a template was
+// before is nobody's past. [Store.History] lists it; [Store.Resolve] finds the barrier
+// that a point names (package point), by binary search over the footers of segments
+// and packs, since seq, time and mark grow together; [Store.OpenAt] opens a barrier
+// for reading, and BranchOptions.At makes a branch of one. An LSN is looked for on the
+// line that the branch is on now, and before that began on those that it left for it.
+//
 // # Several hosts
 //
 // A branch that another host has attached, or had when it died, is refused with an
@@ -219,5 +234,5 @@
 // # What it does not do
 //
 // It knows nothing of Postgres, file systems, FUSE or NBD. It does not collect
-// garbage yet: what deleted branches leave stays. It opens the head only.
+// garbage yet: what deleted branches leave stays.
 package cow

@@ -17,6 +17,8 @@ var (
 	ErrInUse = errors.New("in use")
 	// ErrNotKept: the barrier was there, and is beyond what is kept.
 	ErrNotKept = errors.New("not kept any more")
+	// ErrTooMany: as many barriers are open for reading as Options.Views allows.
+	ErrTooMany = errors.New("too many")
 	// ErrTooDeep: the branch would have more ancestors than an address can name.
 	ErrTooDeep = errors.New("too many ancestors")
 )

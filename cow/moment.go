@@ -9,11 +9,15 @@ import (
 // Mark says how far a database's own log reaches on a device: to LSN, in the
 // history Line of that log. Both are a Marker's business; here it is only known
 // that marks grow: along a line LSN does, and Line when the database leaves one
-// history of its log for another. The zero Mark is "not known".
+// history of its log for another; and that the low half of a Line is the number that
+// the database itself gives to that history, its timeline. The zero Mark is "not
+// known".
 type Mark struct {
 	Line uint64 `json:"line,omitempty"` // which history of the database's log
 	LSN  uint64 `json:"lsn,omitempty"`  // how far it reaches there
 }
+
+func (m Mark) timeline() uint32 { return uint32(m.Line) }
 
 // Before tells whether m comes before o.
 func (m Mark) Before(o Mark) bool {

@@ -16,7 +16,7 @@ import (
 // the store once, and is an error that wraps ErrCorrupt if it still does not.
 func (b *Branch) ReadAt(ctx context.Context, p []byte, off int64) error {
 	b.mu.Lock()
-	err := b.checkRange(off, int64(len(p)), b.size)
+	err := checkRange(off, int64(len(p)), b.size)
 	b.counters.reads++
 	b.counters.readBytes += uint64(len(p))
 	b.mu.Unlock()
@@ -30,18 +30,24 @@ func (b *Branch) ReadAt(ctx context.Context, p []byte, off int64) error {
 			b.readAhead(from, count)
 		}
 	}
+	return inBlocks(p, off, func(p []byte, first uint64) error { return b.readBlocks(ctx, p, first) })
+}
+
+// inBlocks fills p from offset off by reading at most requestBlocks whole blocks at a
+// time.
+func inBlocks(p []byte, off int64, read func(p []byte, first uint64) error) error {
 	for len(p) > 0 {
 		head := int(off % BlockSize)
 		if head == 0 && len(p) >= BlockSize {
 			n := min(len(p)&^(BlockSize-1), requestBlocks*BlockSize)
-			if err := b.readBlocks(ctx, p[:n], uint64(off/BlockSize)); err != nil {
+			if err := read(p[:n], uint64(off/BlockSize)); err != nil {
 				return err
 			}
 			p, off = p[n:], off+int64(n)
 			continue
 		}
 		var block [BlockSize]byte
-		if err := b.readBlocks(ctx, block[:], uint64(off/BlockSize)); err != nil {
+		if err := read(block[:], uint64(off/BlockSize)); err != nil {
 			return err
 		}
 		n := copy(p, block[head:])

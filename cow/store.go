@@ -54,6 +54,10 @@ type Options struct {
 	// Indexes is how many segment indexes are kept in memory, and eight times as many
 	// of those that take 2 KiB or less. Default: 1024, at most 40 MiB in all.
 	Indexes int
+	// Views is how many barriers can be open for reading at the same time; each takes
+	// the tree pages that changed since the last checkpoint before it, at most
+	// DirtyPages. Default: 64.
+	Views int
 	// Uploads is how many segments are packed and stored at the same time; each
 	// takes up to 40 MiB of memory. Default: 2.
 	Uploads int
@@ -83,6 +87,7 @@ func (o *Options) setDefaults() error {
 	def(&o.DirtyPages, 8192)
 	def(&o.Pages, 4096)
 	def(&o.Indexes, 1024)
+	def(&o.Views, 64)
 	def(&o.Uploads, 2)
 	if o.Host == "" {
 		o.Host = "local"
@@ -105,7 +110,7 @@ func (o *Options) setDefaults() error {
 	if o.Objects == nil || o.Journals == nil {
 		return errors.New("open store: no object store or no journals given")
 	}
-	for _, n := range []int{o.CheckpointSegments, o.DirtyPages, o.Pages, o.Indexes, o.Uploads} {
+	for _, n := range []int{o.CheckpointSegments, o.DirtyPages, o.Pages, o.Indexes, o.Views, o.Uploads} {
 		if n < 0 {
 			return errors.New("open store: a negative limit")
 		}
@@ -142,6 +147,7 @@ type Store struct {
 	forked *lru.Cache[BranchID, tree] // trees of branches made here and not opened yet
 	broken map[BranchID]error         // branches whose journals could not be recovered
 	left   map[BranchID]int           // branches that left journals on disk, and how many at most
+	views  map[*View]struct{}         // that are open, or being opened
 
 	recoverMu patientLock // one recovery at a time
 
@@ -177,6 +183,7 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 		opts: opts, objects: opts.Objects, journals: opts.Journals, log: opts.Logger, random: opts.Random,
 		open: map[BranchID]*opening{}, broken: map[BranchID]error{}, left: map[BranchID]int{},
 		recoverMu: newPatientLock(),
+		views:     map[*View]struct{}{},
 		live:      map[indexKey]*liveSegment{}, ahead: make(chan struct{}, aheadFetches),
 	}
 	s.buffers.New = func() any {

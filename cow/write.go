@@ -15,7 +15,7 @@ import (
 // durable when WriteAt returns nil.
 func (b *Branch) WriteAt(ctx context.Context, p []byte, off int64) error {
 	b.mu.Lock()
-	if err := b.checkRange(off, int64(len(p)), b.size); err != nil {
+	if err := checkRange(off, int64(len(p)), b.size); err != nil {
 		b.mu.Unlock()
 		return err
 	}
@@ -194,7 +194,7 @@ func (b *Branch) WriteZeroes(ctx context.Context, off, n int64) error {
 
 func (b *Branch) discard(ctx context.Context, kind wal.Kind, off, n int64) error {
 	b.mu.Lock()
-	err := b.checkRange(off, n, b.size)
+	err := checkRange(off, n, b.size)
 	b.counters.trims++
 	b.mu.Unlock()
 	if err != nil || n == 0 {

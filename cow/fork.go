@@ -1,0 +1,83 @@
+package cow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	ask "github.com/bough-db/bough/cow/point"
+	"github.com/bough-db/bough/wal"
+)
+
+// beginning returns the barrier that a branch of pm at the point begins as, the logs
+// that it can reach, and its tree if that is in memory. It waits for no writer.
+func (s *Store) beginning(ctx context.Context, pm *manifest, p ask.Point) (at moment, lineage []BranchID, tr *tree, err error) {
+	if p.Kind == ask.Head {
+		at, tr, err = s.forkPoint(ctx, pm)
+		if err == nil && at.Segment == 0 {
+			// The parent has no log of its own yet: begin where it began, so that a
+			// chain of branches without writes costs nothing.
+			return pm.Fork, pm.Lineage[:len(pm.Lineage)-1], tr, nil
+		}
+		return at, pm.Lineage, tr, err
+	}
+	h, err := s.history(ctx, pm)
+	if err != nil {
+		return at, nil, nil, err
+	}
+	b, err := h.resolve(ctx, p)
+	if err != nil {
+		return at, nil, nil, err
+	}
+	at = b.moment()
+	i := slices.Index(pm.Lineage, at.Log)
+	if i < 0 {
+		return at, nil, nil, fmt.Errorf("barrier %d of %s lies in %s, which is not in its lineage: %w", at.Seq, pm.ID, at.Log, ErrCorrupt)
+	}
+	if s.opts.Shared {
+		// Other hosts have to find it.
+		if err := s.publishLog(ctx, at.Log, at.Segment); err != nil {
+			return at, nil, nil, fmt.Errorf("store barrier %d: %w", at.Seq, err)
+		}
+	}
+	return at, pm.Lineage[:i+1], nil, nil
+}
+
+// publishLog sees to it that a segment of a log is in the store, if this process writes
+// that log.
+func (s *Store) publishLog(ctx context.Context, log BranchID, n wal.SegmentNo) error {
+	s.mu.Lock()
+	o := s.open[log]
+	s.mu.Unlock()
+	if o == nil {
+		return nil
+	}
+	select {
+	case <-o.ready:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if o.branch == nil {
+		return nil
+	}
+	return o.branch.publish(ctx, n)
+}
+
+// confirm tells, after a record was put that reaches the barrier, whether that can
+// still be opened. A collection that began before may not have seen the record; one
+// that begins later does.
+func (s *Store) confirm(ctx context.Context, at moment) error {
+	if at.Segment == 0 {
+		return nil
+	}
+	m, _, err := s.readManifest(ctx, at.Log)
+	if err != nil {
+		return err
+	}
+	err = s.checkKept(ctx, m.layout(), at.Seq)
+	if errors.Is(err, ErrNotKept) {
+		err = fmt.Errorf("barrier %d of %s/%s was collected meanwhile: choose a later one: %w", at.Seq, m.Project, m.Name, ErrNotKept)
+	}
+	return err
+}

@@ -1,0 +1,172 @@
+package cow
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	ask "github.com/bough-db/bough/cow/point"
+)
+
+// View is a branch as it was at one barrier, open for reading. Its methods may be
+// called concurrently. It does not depend on the branch: that may be written, closed or
+// deleted meanwhile.
+type View struct {
+	store   *Store
+	barrier Barrier
+	size    int64
+	lineage []BranchID
+	tree    tree // never changed
+
+	ctx    context.Context // ends with the View
+	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	closed bool
+	reads  sync.WaitGroup // under way
+}
+
+// OpenAt opens the branch for reading as it was at the barrier that the point names; see
+// Resolve. Whoever gets a View closes it. There are Options.Views of them at most:
+// ErrTooMany.
+func (s *Store) OpenAt(ctx context.Context, id BranchID, p ask.Point) (*View, error) {
+	m, _, err := s.readManifest(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (*View, error) {
+		return nil, fmt.Errorf("open branch %s/%s at %q: %w", m.Project, m.Name, "@"+p.String(), err)
+	}
+	if !m.Deleted.IsZero() {
+		return fail(ErrNotFound)
+	}
+	v := &View{store: s, size: m.Size}
+	v.ctx, v.cancel = context.WithCancel(s.ctx)
+	if err := s.addView(v); err != nil {
+		v.cancel()
+		return fail(err)
+	}
+	if err := v.load(ctx, m, p); err != nil {
+		return fail(joinClose(err, v))
+	}
+	return v, nil
+}
+
+// joinClose closes a View that did not come to be, and returns why it did not.
+func joinClose(err error, v *View) error {
+	if cerr := v.Close(); cerr != nil {
+		return fmt.Errorf("%w; %w", err, cerr)
+	}
+	return err
+}
+
+func (s *Store) addView(v *View) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return ErrClosed
+	}
+	if len(s.views) >= s.opts.Views {
+		return fmt.Errorf("%w barriers are open for reading, %d: close one first", ErrTooMany, len(s.views))
+	}
+	s.views[v] = struct{}{}
+	return nil
+}
+
+// load finds the barrier and loads its tree.
+func (v *View) load(ctx context.Context, m *manifest, p ask.Point) error {
+	s := v.store
+	h, err := s.history(ctx, m)
+	if err != nil {
+		return err
+	}
+	if v.barrier, err = h.resolve(ctx, p); err != nil {
+		return err
+	}
+	at := v.barrier.moment()
+	lm, _, err := s.readManifest(ctx, at.Log)
+	if err != nil {
+		return err
+	}
+	for _, log := range lm.Lineage {
+		if _, err := s.pickUp(ctx, log); err != nil {
+			return err
+		}
+	}
+	l, err := s.load(ctx, lm, at.Segment, at.Seq, gapsAreLoss)
+	if err != nil {
+		return err
+	}
+	v.tree, v.lineage = l.tree, lm.Lineage
+	return nil
+}
+
+// Barrier returns the barrier that the View shows.
+func (v *View) Barrier() Barrier { return v.barrier }
+
+// Size returns the size of the device in bytes, which may have been less then.
+func (v *View) Size() int64 { return v.size }
+
+// ReadAt fills p from offset off. What it returns has been verified; see
+// [Branch.ReadAt].
+func (v *View) ReadAt(ctx context.Context, p []byte, off int64) error {
+	if err := checkRange(off, int64(len(p)), v.size); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	if v.closed {
+		v.mu.Unlock()
+		return ErrClosed
+	}
+	v.reads.Add(1)
+	v.mu.Unlock()
+	defer v.reads.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(v.ctx, cancel)()
+	return inBlocks(p, off, func(p []byte, first uint64) error {
+		var at [requestBlocks]addr
+		n := len(p) / BlockSize
+		err := v.lookup(ctx, first, at[:n])
+		if err == nil {
+			err = v.store.readAddrs(ctx, v.lineage, at[:n], p)
+		}
+		if err != nil {
+			return fmt.Errorf("read barrier %d of %s at block %d: %w", v.barrier.Seq, v.barrier.Log, first, err)
+		}
+		return nil
+	})
+}
+
+// lookup finds the addresses of consecutive blocks in the tree.
+func (v *View) lookup(ctx context.Context, first uint64, out []addr) error {
+	pages := pinned{cache: v.store.pages, lineage: v.lineage}
+	for done := 0; ; {
+		n, want := v.tree.lookup(first+uint64(done), out[done:], &pages)
+		if want.isZero() {
+			return nil
+		}
+		done += n
+		if err := v.store.loadPage(ctx, want, &pages); err != nil {
+			return err
+		}
+	}
+}
+
+// Close ends the reads that are under way and gives the View back. Calls after the
+// first do nothing.
+func (v *View) Close() error {
+	v.mu.Lock()
+	first := !v.closed
+	v.closed = true
+	v.mu.Unlock()
+	if !first {
+		return nil
+	}
+	v.cancel()
+	v.reads.Wait()
+	v.store.mu.Lock()
+	defer v.store.mu.Unlock()
+	delete(v.store.views, v)
+	return nil
+}
