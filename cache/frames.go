@@ -202,6 +202,16 @@ func (f *Frames) Put(key Key, frame []byte) {
 	f.stats.puts.Add(1)
 }
 
+// Has tells whether a frame is probably there, without a look at the disk and
+// without counting as a use.
+func (f *Frames) Has(key Key) bool {
+	if f == nil || f.rd == nil {
+		return false
+	}
+	_, ok := f.index.peek(key.hash(f.salt))
+	return ok
+}
+
 // Delete forgets the frame stored under key: for a reader that found it wanting by
 // a measure of its own.
 func (f *Frames) Delete(key Key) {

@@ -134,6 +134,18 @@ func (m *Memory) Get(key Key) ([]byte, bool) {
 	return e.frame, true
 }
 
+// Has tells whether the frame is there, which does not count as a use.
+func (m *Memory) Has(key Key) bool {
+	if m == nil {
+		return false
+	}
+	s, hash := m.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.entries[hash]
+	return e != nil && e.key == key
+}
+
 // count notes a use of e. A frame is read many times in a row, four kilobytes at
 // a time, by the scan that brought it in; that says nothing about whether it will be
 // wanted again. So a use counts only after as many bytes came in as half the small

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bough-db/bough/wal"
@@ -64,6 +65,10 @@ type Branch struct {
 	head   moment // the last barrier
 
 	durabilityMu patientLock // one change of durability at a time
+
+	start     starting
+	begunAt   point // the newest segment when it was opened: its own, or of the log that it began in
+	recording atomic.Pointer[startRecorder]
 
 	streams    streams
 	ckptMu     patientLock // one checkpoint is written at a time

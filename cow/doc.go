@@ -27,6 +27,7 @@
 //   - fence: a segment of one barrier that changes nothing, put by a writer that
 //     takes a branch over: it takes the number that the last writer would use next.
 //   - manifest: the record of a branch. Its epoch counts the writers.
+//   - start set: a hint which blocks the last start on a branch read.
 //
 // # Invariants
 //
@@ -60,7 +61,8 @@
 //   - I9 Bounded: an open batch closes by itself at 4 MiB, 16384 entries or 128
 //     long discards; changed tree pages lead to a checkpoint, unchanged ones are in
 //     an LRU; segments that the store has not taken yet are bounded by the journals'
-//     budget, at which writers wait.
+//     budget, at which writers wait. Fetching for starts takes up to 24 MiB in the
+//     whole store, and half of the memory cache for each start.
 //   - I10 Constant: [Store.CreateBranch] reads a handful of small objects and
 //     writes two, whatever the size of the data, its history and the number of
 //     branches.
@@ -186,6 +188,10 @@
 // acknowledged that needs the store. A log that ends before the point where its branch
 // was detached is damaged too.
 //
+// A detached branch is opened in two round trips to the store: its manifest; then the
+// conditional put of it, and at the same time the checkpoint that the manifest leads
+// to, with the root of the tree and what else lies at its end.
+//
 // [OpenStore] sends the journals that an earlier life left behind to the store,
 // as the segments they were going to be: the same numbers, the same contents. A
 // journal whose segment is there already, with the same nonce, is given back.
@@ -193,6 +199,26 @@
 // be recovered stays on disk and keeps its branch from being opened; all others are
 // not affected. One whose writer was fenced is set aside. A branch closed before its journals were stored (the context ended,
 // or it had failed) leaves them to whoever needs that log next.
+//
+// # Starting
+//
+// What is started on a branch, such as a database, reads much the same blocks each
+// time, one after the other. On a host whose caches are empty each of them would
+// cost a round trip to the store, or three with the tree's pages and the segment's
+// index. So a start is recorded ([Branch.RecordStart]): the blocks that are read,
+// from the opening until a while after the start is over, go into a small object,
+// the branch's start set. The next start ([OpenOptions].FetchStart) finds their
+// addresses and fetches them all at once, while what is started already runs: the
+// tree's pages, the indexes, the frames, each many requests at the same time and
+// neighbours with one. It also fetches what was written last, for that is what a
+// stop leaves for the next start to read, in whatever place. Whoever needs a frame
+// on its way waits for it; whoever needs one that nobody has asked for yet does not
+// wait.
+//
+// A start set has blocks and not frames. A frame's address changes whenever one of
+// its blocks is written, and every stop writes; the blocks stay. So a set serves
+// for long, and serves the children too: one without a set of its own uses its
+// ancestors'. It is replaced only by a start that read something else.
 //
 // # Crash behaviour
 //
@@ -223,8 +249,8 @@
 //
 // Packed addresses: see addr. Records (format, project, name, manifest): see
 // recordVersion. Segments: see segmentMagic and encodeFooter. Checkpoints: see
-// checkpointMagic; pages: see pageMagic. docs/format-store.md has them together,
-// with examples.
+// checkpointMagic; pages: see pageMagic; start sets: see startMagic.
+// docs/format-store.md has them together, with examples.
 //
 // # Limits
 //

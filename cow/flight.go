@@ -37,10 +37,20 @@ func (f *flights[K, V]) begin(k K) (c *flight[V], mine bool) {
 	return c, true
 }
 
-// end hands the outcome to all who wait. An outcome that comes of the end of the
-// fetcher's own context is none: one of the others fetches again.
-func (f *flights[K, V]) end(ctx context.Context, k K, c *flight[V], v V, err error) {
-	c.v, c.err, c.left = v, err, err != nil && ctx.Err() != nil
+// end hands the outcome to all who wait.
+func (f *flights[K, V]) end(k K, c *flight[V], v V, err error) {
+	c.v, c.err = v, err
+	f.remove(k, c)
+}
+
+// leave ends a fetch without an outcome: one of those who wait, if there are any,
+// fetches again.
+func (f *flights[K, V]) leave(k K, c *flight[V]) {
+	c.left = true
+	f.remove(k, c)
+}
+
+func (f *flights[K, V]) remove(k K, c *flight[V]) {
 	f.mu.Lock()
 	delete(f.calls, k)
 	f.mu.Unlock()
@@ -54,7 +64,11 @@ func (f *flights[K, V]) do(ctx context.Context, k K, fetch func(context.Context)
 		c, mine := f.begin(k)
 		if mine {
 			v, err := fetch(ctx)
-			f.end(ctx, k, c, v, err)
+			if err != nil && ctx.Err() != nil {
+				f.leave(k, c) // that says nothing to the others
+			} else {
+				f.end(k, c, v, err)
+			}
 			return v, err
 		}
 		select {

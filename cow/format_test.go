@@ -54,4 +54,5 @@ func TestFormatDoc(t *testing.T) {
 	in("trailer", hex.Dump(seg[len(seg)-segmentTrailer:]))
 	ckpt := getObject(t, w.objects, checkpointKey(b.ID(), 1))
 	in("checkpoint", hex.Dump(ckpt[:0x70]))
+	in("start set", hex.Dump(encodeStart(startKey(b.ID()), &startSet{groups: map[uint32]uint16{0: 0b11, 32: 0, 128: 0b100}})))
 }

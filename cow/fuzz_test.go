@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -207,6 +208,24 @@ func FuzzCheckpoint(f *testing.F) {
 	})
 }
 
+func FuzzStart(f *testing.F) {
+	f.Fuzz(func(t *testing.T, data []byte, fix bool) {
+		if n := len(data); fix && n >= 4 {
+			sum := crc32.Update(crc32.Checksum([]byte("k"), castagnoli), castagnoli, data[:n-4])
+			binary.LittleEndian.PutUint32(data[n-4:], sum)
+		}
+		set, err := decodeStart("k", data)
+		isOurs(t, err)
+		if err != nil {
+			return
+		}
+		again, err := decodeStart("k", encodeStart("k", set))
+		if err != nil || again.used != set.used || !maps.Equal(again.groups, set.groups) {
+			t.Fatalf("%v became %v: %v", set, again, err)
+		}
+	})
+}
+
 // records are the kinds of records, each with an empty one to decode into.
 func records() map[string]func() any {
 	return map[string]func() any{
@@ -362,6 +381,10 @@ func fuzzSeeds(t *testing.T) map[string][][]any {
 	tail = append(tail, 0, 0, 0, 0)
 	add("FuzzCheckpoint", tail, uint16(100), true)
 	add("FuzzCheckpoint", tail[len(tail)-checkpointTrailer:], uint16(100+len(body)), true)
+	start := encodeStart("k", &startSet{groups: map[uint32]uint16{0: 1, 5: 0, 300: 0xffff, startGroupsEnd - 1: 9}, used: true})
+	add("FuzzStart", start, false)
+	add("FuzzStart", start[:len(start)-3], true)
+	add("FuzzStart", encodeStart("k", &startSet{}), true)
 	for _, n := range []string{"main", "", "../x", "a/b", "A", strings.Repeat("a", 300), "a..b", "a.", "0_9-z"} {
 		add("FuzzCheckName", n)
 	}

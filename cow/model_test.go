@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/bough-db/bough/cache"
+	"github.com/bough-db/bough/objstore"
 	"github.com/bough-db/bough/vfs"
 )
 
@@ -120,8 +121,17 @@ func (m *model) open(ctx context.Context, mb *modelBranch) error {
 	if mb.dev != nil {
 		return nil
 	}
+	if m.rng.IntN(10) == 0 { // damage that must not matter
+		junk := pattern(m.rng, m.rng.Int64N(100))
+		if _, err := m.objects.Put(ctx, startKey(mb.id), junk, objstore.Condition{}); err != nil {
+			return err
+		}
+	}
 	var err error
-	mb.dev, err = m.store.Open(ctx, mb.id)
+	mb.dev, err = m.store.OpenWith(ctx, mb.id, OpenOptions{FetchStart: m.rng.IntN(2) == 0})
+	if err == nil && m.rng.IntN(2) == 0 {
+		mb.dev.RecordStart()
+	}
 	return err
 }
 
@@ -165,6 +175,9 @@ func (m *model) step(ctx context.Context, mb *modelBranch) error {
 		return m.compare(ctx, mb, off, n)
 	case k < 182:
 		m.idle(time.Duration(m.rng.IntN(60)) * time.Millisecond)
+		if m.rng.IntN(2) == 0 {
+			mb.dev.Used()
+		}
 		return nil
 	case k < 185 && len(m.live) < 6:
 		return m.branch(ctx, mb)

@@ -78,11 +78,30 @@ func (s *Store) openFirst(ctx context.Context, id BranchID, o *opening, opts Ope
 	return b, nil
 }
 
-// attach raises the branch's epoch and loads its tree.
+// attach opens the branch, and begins to fetch what its start needs if that is
+// wanted.
 func (s *Store) attach(ctx context.Context, id BranchID, opts OpenOptions) (*Branch, error) {
+	if !opts.FetchStart {
+		return s.attachAt(ctx, id, opts, nil)
+	}
+	start := s.readStartAhead(id)
+	b, err := s.attachAt(ctx, id, opts, start)
+	if err != nil {
+		start.stop()
+		return nil, err
+	}
+	b.fetchAhead(start)
+	return b, nil
+}
+
+// attachAt raises the branch's epoch and loads its tree.
+func (s *Store) attachAt(ctx context.Context, id BranchID, opts OpenOptions, start *startRead) (*Branch, error) {
 	m, tag, err := s.readManifest(ctx, id)
 	if err != nil {
 		return nil, err
+	}
+	if start != nil {
+		start.lineage <- m.Lineage
 	}
 	if err := s.pickUpAll(ctx, m); err != nil {
 		return nil, err
@@ -136,6 +155,7 @@ func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opt
 	if last.Host != s.opts.Host {
 		s.forgetLog(id)
 	}
+	s.layouts.Add(id, m.layout())
 	l := &loaded{at: m.begin()}
 	var taken *TakenOver
 	switch {
@@ -161,6 +181,9 @@ func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opt
 	}
 	if s.opts.Marker != nil {
 		b.marker = s.opts.Marker(l.at.Mark)
+	}
+	if b.begunAt = l.at.point; b.begunAt.Segment == 0 {
+		b.begunAt = m.Fork.point
 	}
 	b.leadFree = sync.NewCond(&b.mu)
 	b.foldMu, b.ckptMu = newPatientLock(), newPatientLock()
@@ -230,6 +253,7 @@ func (b *Branch) finish(ctx context.Context) error {
 	b.mu.Lock()
 	err := b.flush()
 	b.closing = true
+	b.stopStart()
 	b.lead()
 	if err == nil && b.failed == nil && b.journal != nil {
 		b.seal()

@@ -233,7 +233,7 @@ func (s *Store) loadPageRun(ctx context.Context, log BranchID, run []need, got f
 		if !first {
 			theirs = append(theirs, w)
 		} else if n, ok := s.pages.lru.Get(key); ok { // it has come meanwhile
-			s.pages.flights.end(ctx, key, c, n, nil)
+			s.pages.flights.end(key, c, n, nil)
 			got(w.at, n)
 		} else {
 			mine, calls = append(mine, w), append(calls, c)
@@ -241,20 +241,24 @@ func (s *Store) loadPageRun(ctx context.Context, log BranchID, run []need, got f
 	}
 	if len(mine) > 0 {
 		nodes, err := s.readPagesAt(ctx, s.knownLayout(log), log, mine)
+		if isNotExist(err) { // a collection has moved them
+			if l, lerr := s.loadLayout(ctx, log); lerr == nil {
+				nodes, err = s.readPagesAt(ctx, l, log, mine)
+			}
+		}
 		for i, w := range mine {
 			key := pageKey{log, w.at.ckpt & (1<<48 - 1), w.at.off}
-			n, err := nodes[i].n, cmp.Or(err, nodes[i].err)
-			if errors.Is(err, ErrCorrupt) || isNotExist(err) {
-				n, err = s.readPage(ctx, log, w) // it may have happened on the way, or the page has moved
+			n := nodes[i].n
+			if err != nil || nodes[i].err != nil { // whoever needs it reads it again, and hears why
+				s.pages.flights.leave(key, calls[i])
+				continue
 			}
-			if err == nil {
-				s.pages.lru.Add(key, n)
-				got(w.at, n)
-			}
-			s.pages.flights.end(ctx, key, calls[i], n, err)
+			s.pages.lru.Add(key, n)
+			got(w.at, n)
+			s.pages.flights.end(key, calls[i], n, nil)
 		}
 	}
-	for _, w := range theirs { // only now: nobody must wait for others while others wait for him
+	for _, w := range theirs { // only now: nobody waits for others while others wait for him
 		key := pageKey{log, w.at.ckpt & (1<<48 - 1), w.at.off}
 		if n, err := s.page(ctx, key, w); err == nil {
 			got(w.at, n)

@@ -64,6 +64,9 @@ func (b *Branch) readBlocks(ctx context.Context, p []byte, first uint64) error {
 		n     = len(p) / BlockSize
 		rest  = n
 	)
+	if r := b.recording.Load(); r != nil {
+		r.read(first, n)
+	}
 	b.mu.Lock()
 	if !b.open.empty() || b.committing != nil {
 		for i := range n {

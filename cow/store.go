@@ -134,6 +134,7 @@ type Store struct {
 	encoders *encoders
 	buffers  sync.Pool     // of *[]byte for frames as stored
 	ahead    chan struct{} // holds one for each read-ahead under way
+	starts   chan struct{} // holds one for each request under way for a start
 
 	frameFlights flights[cache.Key, []byte]
 	indexFlights flights[objectID, *blockIndex]
@@ -185,6 +186,7 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 		recoverMu: newPatientLock(),
 		views:     map[*View]struct{}{},
 		live:      map[indexKey]*liveSegment{}, ahead: make(chan struct{}, aheadFetches),
+		starts: make(chan struct{}, startRequests),
 	}
 	s.buffers.New = func() any {
 		buf := make([]byte, cache.SlotBytesMax)

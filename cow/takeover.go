@@ -31,6 +31,10 @@ type OpenOptions struct {
 	// Epoch is that of the writer to take the branch from, as AttachedError had it:
 	// whoever has it by now is another one, whom nobody has asked. Default: any.
 	Epoch uint64
+	// FetchStart has the branch fetch what its last recorded start read, all at
+	// once and in the background, for what this host's caches do not have; see
+	// Branch.RecordStart. It is for stores that are far away. Default: false.
+	FetchStart bool
 }
 
 // AttachedError says that another host has a branch, and up to which barrier the

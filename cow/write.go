@@ -35,6 +35,9 @@ func (b *Branch) WriteAt(ctx context.Context, p []byte, off int64) error {
 // writePart writes what fits in one batch.
 func (b *Branch) writePart(ctx context.Context, p []byte, off int64) error {
 	first := uint64(off / BlockSize)
+	if r := b.recording.Load(); r != nil {
+		r.wrote(first, uint64((off+int64(len(p))-1)/BlockSize))
+	}
 	head := int(off % BlockSize)
 	tail := (head + len(p)) % BlockSize
 	if head == 0 && tail == 0 {

@@ -37,6 +37,7 @@ func (b *backend) Start(ctx context.Context, project, branch string, req api.Sta
 	if err != nil {
 		return api.StartedBranch{}, b.startError(err, project, br)
 	}
+	b.volumes.started(br.ID, false)
 	if now, err := b.store.BranchByID(ctx, br.ID); err == nil {
 		br = now // it is attached by now
 	}
@@ -191,6 +192,9 @@ func (w waker) Wake(ctx context.Context, project, branch string) (string, error)
 		return "", err
 	}
 	addr, err := w.b.endpoint.Wake(ctx, project, branch)
+	if err == nil {
+		w.b.volumes.started(br.ID, true)
+	}
 	if held, ok := errors.AsType[*heldError](err); ok && held.by == heldByUser {
 		return "", &proxy.Error{
 			Code: "55006", Message: "branch " + project + "/" + branch + " is attached as a device",

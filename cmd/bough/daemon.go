@@ -165,6 +165,7 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 	d.log.Info("store is open", "store", o.store, "took", time.Since(began).Round(time.Millisecond))
 	d.disks = newDisks(d.store, d.log)
 	d.peers = newPeers(d.store, localNetwork(), d.log)
+	d.peers.far = d.frames != nil || isURL(o.store)
 	d.backend = &backend{
 		app: o.app, store: d.store, disks: d.disks, log: d.log, started: o.now(), listen: d.listener.Addr().String(),
 		state: o.state, location: o.store, writeMode: o.writeMode, memoryBytesMax: o.memoryBytes,

@@ -22,6 +22,7 @@ type peers struct {
 	store   *cow.Store
 	client  *hosts.Client
 	network string // that a loopback address of this host is in
+	far     bool   // the store is: what a branch is going to need is fetched ahead
 	log     *slog.Logger
 
 	tellFirst, tellMost time.Duration // pauses between the tries to tell a host
@@ -122,7 +123,7 @@ func (p *peers) open(ctx context.Context, id cow.BranchID, how api.TakeOver) (*c
 	var err error
 	for range openTries {
 		var b *cow.Branch
-		if b, err = p.store.Open(ctx, id); err == nil {
+		if b, err = p.store.OpenWith(ctx, id, cow.OpenOptions{FetchStart: p.far}); err == nil {
 			return b, nil
 		}
 		held, ok := errors.AsType[*cow.AttachedError](err)
@@ -172,7 +173,7 @@ func (p *peers) settle(ctx context.Context, held *cow.AttachedError, how api.Tak
 	if !silent && !how.Force || lossy && !how.AcceptLoss {
 		return cow.OpenOptions{}, peer, heldElsewhere(held, err)
 	}
-	opts := cow.OpenOptions{TakeOver: cow.TakeOverStored, Epoch: held.Epoch}
+	opts := cow.OpenOptions{TakeOver: cow.TakeOverStored, Epoch: held.Epoch, FetchStart: p.far}
 	if lossy {
 		opts.TakeOver = cow.TakeOverLossy
 		if answers {

@@ -103,8 +103,24 @@ func (v *volumes) claim(ctx context.Context, id cow.BranchID, by holder, dir str
 		return err
 	}
 	h.branch = b
+	if by == heldByEndpoint {
+		b.RecordStart()
+	}
 	v.watches.Go(func() { v.watch(id, b) })
 	return nil
+}
+
+// started tells the branch of an endpoint that its server runs, and whether a client
+// comes.
+func (v *volumes) started(id cow.BranchID, client bool) {
+	b := v.get(id).branch
+	switch {
+	case b == nil: // it has stopped again
+	case client:
+		b.Used()
+	default:
+		b.Started()
+	}
 }
 
 // watch waits until the branch is closed, or has failed.
