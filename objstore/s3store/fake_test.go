@@ -1,6 +1,8 @@
 package s3store_test
 
 import (
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"testing"
@@ -25,7 +27,9 @@ func fakeHandler(t testing.TB) http.Handler {
 // fakeServer serves fakeHandler over HTTP and returns its base URL.
 func fakeServer(t testing.TB) string {
 	t.Helper()
-	srv := httptest.NewServer(fakeHandler(t))
+	srv := httptest.NewUnstartedServer(fakeHandler(t))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // it answers some requests twice, and the server says so
+	srv.Start()
 	t.Cleanup(srv.Close)
 	return srv.URL
 }
