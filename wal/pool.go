@@ -169,7 +169,7 @@ func (p *Pool) scan() error {
 	if err != nil {
 		return err
 	}
-	s := newScanner(nil, scanBlocks)
+	s := newScanner(nil, 0)
 	for _, d := range list {
 		id, ok := parseName(d.Name())
 		if !ok || d.IsDir() {
@@ -303,6 +303,7 @@ func (p *Pool) freeRecord(r *Record) {
 // of ctx or of a closed pool; the files recovered by then are returned with it.
 func (p *Pool) Recover(ctx context.Context) ([]*Recovered, error) {
 	var out []*Recovered
+	s := newScanner(nil, 0)
 	p.settle(ctx)
 	for {
 		if err := ctx.Err(); err != nil {
@@ -312,7 +313,7 @@ func (p *Pool) Recover(ctx context.Context) ([]*Recovered, error) {
 		if err != nil || pf == nil {
 			return out, err
 		}
-		if r := p.recoverFile(pf); r != nil {
+		if r := p.recoverFile(s, pf); r != nil {
 			out = append(out, r)
 		}
 	}
@@ -364,7 +365,7 @@ func (j *Journal) asideName() string {
 }
 
 // recoverFile replays a file. It returns nil for one that holds nothing.
-func (p *Pool) recoverFile(pf *poolFile) *Recovered {
+func (p *Pool) recoverFile(s *scanner, pf *poolFile) *Recovered {
 	j := &Journal{pool: p, id: pf.id, path: pf.path, log: pf.log, readOnly: true}
 	j.refs.Store(1)
 	r := &Recovered{Journal: j}
@@ -377,7 +378,7 @@ func (p *Pool) recoverFile(pf *poolFile) *Recovered {
 	}
 	j.file, j.slots = opened.file, opened.slots
 	j.sums = make([]uint32, j.slots)
-	r.Err = j.recover()
+	r.Err = j.recover(s)
 	p.adopt(j, pf.log)
 	if r.Err == nil && len(j.batches) == 0 {
 		// Nobody was ever told that anything in here is safe.
@@ -389,12 +390,13 @@ func (p *Pool) recoverFile(pf *poolFile) *Recovered {
 	return r
 }
 
-func (j *Journal) recover() error {
+func (j *Journal) recover(s *scanner) error {
 	// Sync before reading: see Pool.Recover.
 	if err := j.file.Sync(); err != nil {
 		return fmt.Errorf("recover journal %s: %w: %w", j.path, ErrFailed, err)
 	}
-	return j.load(newScanner(j.file, j.slots))
+	s.reset(j.file, j.slots)
+	return j.load(s)
 }
 
 // load fills the journal from its file.

@@ -16,13 +16,13 @@ const scanBlocks = 256
 type scanner struct {
 	file  vfs.File
 	slots Slot   // in the file
-	buf   []byte // aligned
+	buf   []byte // aligned; nil as long as nothing was read
 	first Slot   // that buf holds
 	n     Slot   // blocks that buf holds
 }
 
 func newScanner(file vfs.File, slots Slot) *scanner {
-	return &scanner{file: file, slots: slots, buf: alignedBytes(int(min(slots, scanBlocks)) * BlockSize)}
+	return &scanner{file: file, slots: slots}
 }
 
 // reset turns to another file.
@@ -33,6 +33,9 @@ func (s *scanner) reset(file vfs.File, slots Slot) {
 // block returns the contents of a slot, valid until the next call.
 func (s *scanner) block(slot Slot) ([]byte, error) {
 	if slot < s.first || slot >= s.first+s.n {
+		if s.buf == nil {
+			s.buf = alignedBytes(scanBlocks * BlockSize)
+		}
 		n := min(Slot(len(s.buf)/BlockSize), s.slots-slot)
 		s.n = 0
 		if _, err := s.file.ReadAt(s.buf[:int(n)*BlockSize], int64(slot)*BlockSize); err != nil {

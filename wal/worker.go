@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/bough-db/bough/vfs"
 )
@@ -111,8 +112,11 @@ func (p *Pool) makeFile(id uint64) (*poolFile, error) {
 	return pf, nil
 }
 
+// newFileBytes are the zeros that files are made of, of all pools; nobody changes them.
+var newFileBytes = sync.OnceValue(func() []byte { return alignedBytes(scanBlocks * BlockSize) })
+
 func (p *Pool) fill(pf *poolFile) error {
-	zeros := alignedBytes(int(min(p.opts.FileBytes, scanBlocks*BlockSize)))
+	zeros := newFileBytes()
 	for off := int64(0); off < p.opts.FileBytes; {
 		n := min(int64(len(zeros)), p.opts.FileBytes-off)
 		if _, err := pf.file.WriteAt(zeros[:n], off); err != nil {
