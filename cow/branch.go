@@ -23,6 +23,8 @@ type Branch struct {
 
 	ctx    context.Context // ends when the branch is closed in a hurry
 	cancel context.CancelFunc
+	usable context.Context // ends with ctx, and when the branch fails
+	spoil  context.CancelFunc
 	refs   int // guarded by store.mu
 
 	mu         sync.Mutex
@@ -65,6 +67,7 @@ type Branch struct {
 	head   moment // the last barrier
 
 	durabilityMu patientLock // one change of durability at a time
+	unrecorded   bool        // the manifest may say another durability; under durabilityMu
 
 	start     starting
 	begunAt   point // the newest segment when it was opened: its own, or of the log that it began in
@@ -206,6 +209,7 @@ func (b *Branch) fail(err error) error {
 	if b.failed == nil {
 		b.failed = err
 		close(b.hasFailed)
+		b.spoil()
 		b.progressed()
 		b.store.log.Error("branch has failed: no write is acknowledged any more",
 			"branch", b.id, "err", err)

@@ -151,12 +151,13 @@ func (s *Store) CreateProject(ctx context.Context, name string, o ProjectOptions
 		return fail(err)
 	}
 	if _, err := s.objects.Put(ctx, projectKey(name), data, objstore.Condition{IfAbsent: true}); err != nil {
-		if now, rerr := s.Project(ctx, name); rerr != nil || now.Main != p.Main {
+		now, rerr := s.Project(ctx, name)
+		switch {
+		case rerr != nil:
+			return fail(err) // it may have been made, or may yet be
+		case now.Main != p.Main:
 			s.dropManifest(ctx, m.ID)
-			if errors.Is(err, objstore.ErrExists) {
-				err = ErrExists
-			}
-			return fail(err)
+			return fail(ErrExists)
 		}
 	}
 	if err := s.claimName(ctx, name, MainBranch, m.ID); err != nil {

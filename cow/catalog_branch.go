@@ -54,7 +54,11 @@ func (s *Store) CreateBranch(ctx context.Context, project, name string, o Branch
 		return fail(err)
 	}
 	if err := s.claimName(ctx, project, name, m.ID); err != nil {
-		s.dropManifest(ctx, m.ID)
+		if errors.Is(err, ErrExists) {
+			s.dropManifest(ctx, m.ID)
+		}
+		// Otherwise the name may have been claimed, or may yet be: then there is a
+		// branch, and else a manifest that nothing refers to.
 		return fail(err)
 	}
 	s.remember(m.ID, tr)

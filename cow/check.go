@@ -231,7 +231,8 @@ func (c *checker) branch(ctx context.Context, id BranchID, done, total int) erro
 	return ctx.Err()
 }
 
-// live returns the tree and the last barrier of the branch if it is open here.
+// live returns the tree and the last barrier of the branch if it is open here, and
+// nobody has taken it.
 func (c *checker) live() (*tree, point) {
 	c.s.mu.Lock()
 	var b *Branch
@@ -239,7 +240,7 @@ func (c *checker) live() (*tree, point) {
 		b = o.branch
 	}
 	c.s.mu.Unlock()
-	if b == nil {
+	if b == nil || b.epoch != c.now.Epoch {
 		return nil, point{Segment: logEnd}
 	}
 	t, at := b.fork(c.now.own())

@@ -20,6 +20,7 @@ type objectState struct {
 	from   wal.SegmentNo  // of the pack
 	bad    map[addr]error // why others can not; the log is 0
 	epochs [2]uint64      // of the first and the last segment
+	host   string         // who stored the segment
 	first  wal.Seq        // of its barriers
 	last   wal.Seq
 }
@@ -52,7 +53,8 @@ func (c *checker) layout(ctx context.Context, log BranchID) *layout {
 // object returns what is known of the object that holds a segment of a log, and
 // which that is.
 func (c *checker) object(ctx context.Context, log BranchID, n wal.SegmentNo) (*objectState, objectID) {
-	if ls := c.s.findLive(log, n); ls != nil && ls.journal.Ref() {
+	live := !c.s.opts.Shared || log == c.now.ID && !c.foreign
+	if ls := c.s.findLive(log, n); live && ls != nil && ls.journal.Ref() {
 		defer ls.journal.Unref()
 		g := journalState(ls.journal.Batches()) // it grows: not to be remembered
 		g.epochs = [2]uint64{ls.journal.Header().Epoch, ls.journal.Header().Epoch}
@@ -143,7 +145,7 @@ func (c *checker) readObject(ctx context.Context, at objectID) *objectState {
 		if err != nil {
 			return &objectState{err: err}
 		}
-		ix, g.epochs = &f.index, [2]uint64{f.head.Epoch, f.head.Epoch}
+		ix, g.epochs, g.host = &f.index, [2]uint64{f.head.Epoch, f.head.Epoch}, f.head.Host
 		frames = c.frames(ctx, at, ix)
 		g.barriers(f.batches)
 		for i := range f.batches {
@@ -293,7 +295,7 @@ func (c *checker) goesOn(ctx context.Context, n wal.SegmentNo, epoch uint64) boo
 		return false
 	}
 	g, _ := c.object(ctx, c.now.ID, next)
-	return g.err != nil || g.epochs[0] >= epoch
+	return g.err != nil || g.epochs[0] >= epoch && g.host == c.s.opts.Host
 }
 
 func (c *checker) numbers(ctx context.Context, prefix string) (all []wal.SegmentNo) {

@@ -141,7 +141,8 @@ func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 		Log: b.id, Segment: c.at.Segment, Seq: c.at.Seq, Time: c.at.Time, Mark: c.at.Mark, Epoch: b.epoch, Lineage: b.lineage,
 		Pages: w.pages, Root: pageRecord{root.ckpt, root.off, root.n},
 	}
-	if err := b.store.putCheckpoint(ctx, w.buf, &rec); err != nil {
+	mine, err := b.store.putCheckpoint(ctx, w.buf, &rec)
+	if err != nil || !mine {
 		return err
 	}
 	for n, at := range w.at {
@@ -165,15 +166,17 @@ func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 	return nil
 }
 
-// putCheckpoint appends record and trailer to the pages and stores the object.
-func (s *Store) putCheckpoint(ctx context.Context, pages []byte, rec *checkpointRecord) error {
-	var err error
+// putCheckpoint appends record and trailer to the pages and stores the object. mine is
+// false if there is another one of the same barrier already: the last writer had put
+// it before it died, or it came late. That one will do, but its pages are not those
+// of this one.
+func (s *Store) putCheckpoint(ctx context.Context, pages []byte, rec *checkpointRecord) (mine bool, err error) {
 	if rec.Nonce, err = newNonce(s.random); err != nil {
-		return err
+		return false, err
 	}
 	body, err := encodeRecord(checkpointKind, rec)
 	if err != nil {
-		return err
+		return false, err
 	}
 	at := len(pages)
 	data := append(pages, body...)
@@ -187,13 +190,16 @@ func (s *Store) putCheckpoint(ctx context.Context, pages []byte, rec *checkpoint
 	key := checkpointKey(rec.Log, rec.Segment)
 	_, err = s.objects.Put(ctx, key, data, objstore.Condition{IfAbsent: true})
 	if err == nil {
-		return nil
+		return true, nil
 	}
-	// The page addresses above are those of this object only.
-	if now, rerr := s.readCheckpoint(ctx, rec.Log, rec.Segment); rerr == nil && now.Nonce == rec.Nonce {
-		return nil
+	now, rerr := s.readCheckpoint(ctx, rec.Log, rec.Segment)
+	switch {
+	case rerr != nil:
+		return false, fmt.Errorf("put checkpoint %s: %w, and then: %w", key, err, rerr)
+	case now.Seq != rec.Seq:
+		return false, fmt.Errorf("put checkpoint %s of barrier %d: there is one of barrier %d: %w", key, rec.Seq, now.Seq, err)
 	}
-	return fmt.Errorf("put checkpoint %s: %w", key, err)
+	return now.Nonce == rec.Nonce, nil
 }
 
 // readCheckpoint returns the description of a checkpoint. What does not check out

@@ -87,7 +87,7 @@ func (b *Branch) setDurability(ctx context.Context, d Durability) error {
 	b.mu.Lock()
 	old := b.durability
 	b.mu.Unlock()
-	if old == d {
+	if old == d && !b.unrecorded {
 		return nil
 	}
 	if d == DurabilityRemote {
@@ -106,6 +106,7 @@ func (b *Branch) setDurability(ctx context.Context, d Durability) error {
 		m.Durability = d
 		return nil
 	})
+	b.unrecorded = err != nil
 	if err != nil {
 		if d == DurabilityRemote {
 			// The record may say remote by now: only flushes that wait keep that

@@ -23,6 +23,9 @@ func (s *Store) loadFenced(ctx context.Context, m, last *manifest) (*loaded, *Ta
 	}
 	for {
 		l, err := s.load(ctx, m, logEnd, 0, gaps)
+		if err == nil {
+			err = m.checkEpoch(l)
+		}
 		if err != nil {
 			return nil, nil, err
 		}
@@ -49,6 +52,17 @@ func (s *Store) loadFenced(ctx context.Context, m, last *manifest) (*loaded, *Ta
 			return nil, nil, err
 		}
 	}
+}
+
+// checkEpoch returns ErrFenced if somebody has ended the log under a later epoch than
+// that of m, which this writer has raised: it was slow to load the log, and what it
+// would put after that end is no part of it.
+func (m *manifest) checkEpoch(l *loaded) error {
+	if l.epoch > m.Epoch {
+		return fmt.Errorf("branch %s/%s was taken over, in epoch %d, while it was opened in epoch %d: %w",
+			m.Project, m.Name, l.epoch, m.Epoch, ErrFenced)
+	}
+	return nil
 }
 
 // takenOver describes the end of another host's log, before the fence. It is nil

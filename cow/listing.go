@@ -111,10 +111,10 @@ func (s *Store) packedRoot(ctx context.Context, at *layout, upTo, last wal.Segme
 }
 
 // listLog returns the pieces of a log after segment last: packs, segments in the
-// store and, of this process, those that are still journals. They are consecutive.
-// What is in the store after the first gap is not among them, but beyond is the first
-// such number.
-func (s *Store) listLog(ctx context.Context, l *layout, last wal.SegmentNo) (pieces []piece, beyond wal.SegmentNo, err error) {
+// store and, with live, those that are still journals of this process. They are
+// consecutive. What is in the store after the first gap is not among them, but beyond
+// is the first such number.
+func (s *Store) listLog(ctx context.Context, l *layout, last wal.SegmentNo, live bool) (pieces []piece, beyond wal.SegmentNo, err error) {
 	next, after := last+1, ""
 	if last > 0 {
 		after = segmentKey(l.log, last)
@@ -142,7 +142,7 @@ func (s *Store) listLog(ctx context.Context, l *layout, last wal.SegmentNo) (pie
 	// Only a definite "not there" ends a log: a listing may lag behind, and a
 	// journal may have become a segment meanwhile.
 	for {
-		if s.findLive(l.log, next) == nil {
+		if !live || s.findLive(l.log, next) == nil {
 			_, _, err := s.objects.ReadAt(ctx, segmentKey(l.log, next), make([]byte, 1), -1)
 			if isNotExist(err) {
 				break

@@ -20,6 +20,7 @@ type loaded struct {
 	ckpt    wal.SegmentNo // newest checkpoint of the log that is not after at; 0 if none
 	epoch   uint64        // of the last segment
 	beyond  wal.SegmentNo // the first segment after the gap that ends the log; 0: none
+	live    bool          // what this process has as journals is part of the log
 }
 
 // gapRule says what a segment after the end of a log means.
@@ -77,7 +78,7 @@ func (s *Store) located(ctx context.Context, at *layout, load func(*layout) (*lo
 
 // loadEnd loads the end of a log that is as the layout says.
 func (s *Store) loadEnd(ctx context.Context, m *manifest, at *layout, gaps gapRule) (*loaded, error) {
-	l := &loaded{lineage: m.Lineage, at: m.begin()}
+	l := &loaded{lineage: m.Lineage, at: m.begin(), live: s.writes(m)}
 	rec, err := s.newestCheckpoint(ctx, at)
 	if err != nil {
 		return nil, err
@@ -85,7 +86,7 @@ func (s *Store) loadEnd(ctx context.Context, m *manifest, at *layout, gaps gapRu
 	if rec != nil {
 		l.beginAt(s, m, rec)
 	}
-	pieces, beyond, err := s.listLog(ctx, at, l.at.Segment)
+	pieces, beyond, err := s.listLog(ctx, at, l.at.Segment, l.live)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +113,7 @@ func (s *Store) loadEnd(ctx context.Context, m *manifest, at *layout, gaps gapRu
 // loadSince returns the tree of a branch as it was at barrier seq in segment seg,
 // given the newest checkpoint before that, or nil if there is none.
 func (s *Store) loadSince(ctx context.Context, m *manifest, at *layout, rec *checkpointRecord, seg wal.SegmentNo, seq wal.Seq) (*loaded, error) {
-	l := &loaded{lineage: m.Lineage, at: m.begin()}
+	l := &loaded{lineage: m.Lineage, at: m.begin(), live: s.writes(m)}
 	if rec != nil {
 		l.beginAt(s, m, rec)
 	} else if err := s.loadFork(ctx, m, l); err != nil {
@@ -148,7 +149,7 @@ func (s *Store) fillIn(ctx context.Context, l *loaded) error {
 	if !l.at.Time.IsZero() {
 		return nil
 	}
-	batches, _, err := s.segmentBatches(ctx, l.at.Log, l.at.Segment)
+	batches, _, err := s.segmentBatches(ctx, l.at.Log, l.at.Segment, l.live)
 	if n := len(batches); err == nil && n > 0 {
 		l.at = momentOf(l.at.Log, l.at.Segment, &batches[n-1])
 	}
@@ -269,14 +270,16 @@ func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
 
 // checkBeyond looks at the first segment after the gap that ends the log. One of an
 // earlier epoch is an orphan: its writer was fenced while it stored several at a
-// time. Any other says that the gap was a segment, or a journal, that is lost:
-// to go on from there would lose, silently, what was acknowledged.
+// time. So will be one of another host, which stores several at a time and perhaps
+// lives on: this host has raised the epoch, and then failed to end that one's log.
+// Any other says that the gap was a segment, or a journal, that is lost: to go on
+// from there would lose, silently, what was acknowledged.
 func (s *Store) checkBeyond(ctx context.Context, id BranchID, l *loaded, beyond wal.SegmentNo) error {
 	f, err := s.readFooter(ctx, id, beyond, false)
 	if err != nil {
 		return fmt.Errorf("after the end of the log, segment %d: %w", l.at.Segment, err)
 	}
-	if f.head.Epoch < l.epoch {
+	if f.head.Epoch < l.epoch || f.head.Host != s.opts.Host {
 		return nil
 	}
 	return fmt.Errorf("segment %s is neither in the store nor a journal here, but %s is: bring it back, or delete those after it to go on without: %w",
@@ -293,7 +296,7 @@ func (s *Store) replay(ctx context.Context, m *manifest, l *loaded, pieces []pie
 		g, gctx := errgroup.WithContext(ctx)
 		for i := range part {
 			g.Go(func() (err error) {
-				read[i], err = s.readPiece(gctx, m.ID, part[i])
+				read[i], err = s.readPiece(gctx, m.ID, part[i], l.live)
 				return err
 			})
 		}
@@ -324,11 +327,11 @@ type pieceBatches struct {
 	epoch   uint64      // of a segment
 }
 
-func (s *Store) readPiece(ctx context.Context, log BranchID, p piece) (r pieceBatches, err error) {
+func (s *Store) readPiece(ctx context.Context, log BranchID, p piece, live bool) (r pieceBatches, err error) {
 	if p.pack != nil {
 		r.packed, err = s.readPack(ctx, p.pack.id(log), true)
 	} else {
-		r.batches, r.epoch, err = s.segmentBatches(ctx, log, p.from)
+		r.batches, r.epoch, err = s.segmentBatches(ctx, log, p.from, live)
 	}
 	return r, err
 }
@@ -402,7 +405,7 @@ func edges(pieces []pieceBatches) []uint64 {
 			leaves[(e.Block+e.Count-1)>>leafBits<<leafBits] = struct{}{}
 		}
 	}
-	return slices.Collect(maps.Keys(leaves))
+	return slices.Sorted(maps.Keys(leaves)) // in order, so that tests can repeat it
 }
 
 // entries goes through all changes, in order.
@@ -446,10 +449,10 @@ func (s *Store) applyEntry(ctx context.Context, m *manifest, l *loaded, n wal.Se
 	return nil
 }
 
-// segmentBatches returns what a segment of a log did, and in which epoch, from its
-// journal if it still is one.
-func (s *Store) segmentBatches(ctx context.Context, log BranchID, n wal.SegmentNo) ([]wal.Batch, uint64, error) {
-	if ls := s.findLive(log, n); ls != nil && ls.journal.Ref() {
+// segmentBatches returns what a segment of a log did, and in which epoch: with live
+// from its journal, if it still is one.
+func (s *Store) segmentBatches(ctx context.Context, log BranchID, n wal.SegmentNo, live bool) ([]wal.Batch, uint64, error) {
+	if ls := s.findLive(log, n); live && ls != nil && ls.journal.Ref() {
 		defer ls.journal.Unref()
 		return ls.journal.Batches(), ls.journal.Header().Epoch, nil
 	}

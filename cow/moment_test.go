@@ -52,7 +52,7 @@ func (w *world) writeMark(b *Branch, block uint64, m Mark) {
 func (w *world) barriers(id BranchID) (all []moment) {
 	w.t.Helper()
 	for n := wal.SegmentNo(1); ; n++ {
-		batches, _, err := w.store.segmentBatches(context.Background(), id, n)
+		batches, _, err := w.store.segmentBatches(context.Background(), id, n, true)
 		if isNotExist(err) {
 			return all
 		}
@@ -159,7 +159,7 @@ func TestMarksOfOldRecords(t *testing.T) {
 		}
 		rec.Time, rec.Mark = time.Time{}, Mark{}
 		end := int(rec.Root.Offset + rec.Root.Bytes)
-		if err := w.store.putCheckpoint(ctx, pages[:end:end], rec); err != nil {
+		if _, err := w.store.putCheckpoint(ctx, pages[:end:end], rec); err != nil {
 			t.Fatal(err)
 		}
 		for _, id := range []BranchID{b.ID(), info.ID} {

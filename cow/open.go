@@ -113,7 +113,7 @@ func (s *Store) attachAt(ctx context.Context, id BranchID, opts OpenOptions, sta
 	b, err := s.attachReserved(ctx, m, tag, opts)
 	if err != nil {
 		unplace()
-		return nil, err
+		return nil, s.blame(m, err)
 	}
 	b.unplace = unplace
 	return b, nil
@@ -166,6 +166,9 @@ func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opt
 	default:
 		l, taken, err = s.loadFenced(ctx, m, &last)
 	}
+	if err == nil {
+		err = m.checkEpoch(l)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -188,6 +191,7 @@ func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opt
 	b.leadFree = sync.NewCond(&b.mu)
 	b.foldMu, b.ckptMu = newPatientLock(), newPatientLock()
 	b.ctx, b.cancel = context.WithCancel(s.ctx)
+	b.usable, b.spoil = context.WithCancel(b.ctx)
 	return b, nil
 }
 
@@ -298,11 +302,9 @@ func (b *Branch) abandon() {
 		left = append(left, b.journal)
 	}
 	for _, ls := range left {
-		if !ls.stored {
-			b.store.dropLive(ls)
-			ls.journal.Abandon()
-			b.store.leaveBehind(b.id)
-		}
+		b.store.dropLive(ls)
+		ls.journal.Abandon()
+		b.store.leaveBehind(b.id)
 	}
 	b.queue, b.journal = nil, nil
 	if b.failed == nil {

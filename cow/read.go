@@ -180,9 +180,12 @@ func (s *Store) readAddrsOnce(ctx context.Context, lineage []BranchID, addrs []a
 		for i+n < len(addrs) && addrs[i+n].segmentKey() == a.segmentKey() {
 			n++
 		}
-		done, err := s.readLive(log, seg, addrs[i:i+n], p[i*BlockSize:(i+n)*BlockSize])
-		if err != nil {
-			return err
+		done := false
+		if s.readsLive(lineage, a.log()) {
+			var err error
+			if done, err = s.readLive(log, seg, addrs[i:i+n], p[i*BlockSize:(i+n)*BlockSize]); err != nil {
+				return err
+			}
 		}
 		if !done {
 			ix, err := s.segmentIndex(ctx, log, seg)

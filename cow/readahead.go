@@ -82,10 +82,13 @@ func (b *Branch) readAhead(from, count uint64) {
 			if a == 0 || (i > 0 && addrs[i-1] != 0 && a == addrs[i-1]+1 && i%frameBlocks != 0) {
 				continue
 			}
-			if int(a.log()) >= len(b.lineage) || b.store.findLive(b.lineage[a.log()], a.segment()) != nil {
+			if int(a.log()) >= len(b.lineage) {
 				continue
 			}
 			log, seg := b.lineage[a.log()], a.segment()
+			if b.store.readsLive(b.lineage, a.log()) && b.store.findLive(log, seg) != nil {
+				continue
+			}
 			ix, err := b.store.segmentIndex(b.ctx, log, seg)
 			if err != nil {
 				return

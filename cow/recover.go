@@ -32,7 +32,7 @@ func (s *Store) recover(ctx context.Context) error {
 			failed[log] = nil
 		}
 		// What comes after a journal that is missing waits for it.
-		if failed[log] == nil && err == nil && h.Epoch > fenced[log] {
+		if failed[log] == nil && err == nil && (fenced[log] == 0 || h.Epoch > fenced[log]) {
 			failed[log] = s.recoverJournal(ctx, r)
 			if errors.Is(failed[log], ErrFenced) {
 				failed[log], fenced[log] = nil, h.Epoch
@@ -55,6 +55,9 @@ func (s *Store) recover(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if _, ok := failed[""]; !ok && err == nil {
+		delete(s.broken, "") // what did not tell whose it is was read this time
+	}
 	for log, lerr := range failed {
 		if lerr != nil {
 			s.broken[log] = lerr
@@ -87,6 +90,20 @@ func (s *Store) brokenErr(id BranchID) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.broken[id]
+}
+
+// blame returns err, which a branch could not be loaded for; or, if what is not there
+// is a journal of an ancestor that could not be recovered, why that could not.
+func (s *Store) blame(m *manifest, err error) error {
+	if !errors.Is(err, ErrCorrupt) {
+		return err
+	}
+	for _, log := range m.Lineage {
+		if berr := s.brokenErr(log); berr != nil {
+			return fmt.Errorf("journals of its ancestor %s are not recovered: %w (%v)", log, berr, err)
+		}
+	}
+	return err
 }
 
 // leaveBehind notes that a journal of the branch was left on disk: its log in
@@ -123,12 +140,17 @@ func (s *Store) pickUp(ctx context.Context, id BranchID) (bool, error) {
 // tells whose it is and the branch's last writer did not detach. Whether the
 // branch needs what is missing of its ancestors, loading it tells.
 func (s *Store) pickUpAll(ctx context.Context, m *manifest) error {
-	for _, log := range m.Lineage {
+	attached := m.Epoch > 0 && !m.Clean
+	logs := m.Lineage
+	if attached {
+		logs = append([]BranchID{""}, logs...)
+	}
+	for _, log := range logs {
 		if _, err := s.pickUp(ctx, log); err != nil {
 			return err
 		}
 	}
-	if err := s.brokenErr(""); err != nil && m.Epoch > 0 && !m.Clean {
+	if err := s.brokenErr(""); err != nil && attached {
 		return fmt.Errorf("a journal that can not be read may be of this branch, which was not detached: %w", err)
 	}
 	return s.brokenErr(m.ID)

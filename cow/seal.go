@@ -64,6 +64,12 @@ func (b *Branch) ensureJournal(spill bool) error {
 		b.mu.Unlock()
 		j, err := b.createJournal(number)
 		b.mu.Lock()
+		if err == nil && b.failed != nil {
+			j.Release()
+		}
+		if b.failed != nil {
+			return b.failed // perhaps what ended the wait
+		}
 		if err != nil {
 			return err
 		}
@@ -84,7 +90,7 @@ func (b *Branch) createJournal(number wal.SegmentNo) (*wal.Journal, error) {
 	defer b.setWaiting("")
 	b.setWaiting("for a journal file: the journals have used up their bytes, and the store has not taken them yet")
 	for told := false; ; told = true {
-		j, err := b.store.journals.Create(b.ctx, h)
+		j, err := b.store.journals.Create(b.usable, h)
 		if err == nil {
 			// A file of another size could not take every batch, or has slots
 			// that no address can name.
@@ -108,12 +114,13 @@ func (b *Branch) createJournal(number wal.SegmentNo) (*wal.Journal, error) {
 	}
 }
 
-// patience returns a context for waiting as long as Options.FullWait allows.
+// patience returns a context for waiting as long as Options.FullWait allows, and the
+// branch has not failed.
 func (b *Branch) patience() (context.Context, context.CancelFunc) {
 	if d := b.store.opts.FullWait; d > 0 {
-		return context.WithTimeout(b.ctx, d)
+		return context.WithTimeout(b.usable, d)
 	}
-	return context.WithCancel(b.ctx)
+	return context.WithCancel(b.usable)
 }
 
 // setWaiting notes what keeps the branch's writers waiting, for its status.
@@ -191,8 +198,12 @@ func (b *Branch) cutCheckpoint(ls *liveSegment) {
 	b.lastCkpt = ls.number
 }
 
-// upload stores a sealed segment, counts it in order, and gives its journal file
-// back. It goes on trying until the branch is closed in a hurry.
+// upload stores a sealed segment, counts it in order, and gives the journal files of
+// those that count back. It goes on trying until the branch is closed in a hurry.
+//
+// A segment that is stored while one before it is not may be no part of the log: if
+// another host takes the branch over it is replaced. Its journal stays until it
+// counts, so that this branch goes on reading what it wrote.
 func (b *Branch) upload(ls *liveSegment) {
 	b.mu.Lock()
 	ckpt := b.savedCkpt
@@ -205,24 +216,28 @@ func (b *Branch) upload(ls *liveSegment) {
 		}
 		return
 	}
-	b.store.dropLive(ls)
-	ls.journal.Release()
 	b.mu.Lock()
 	ls.stored = true
-	var cuts []*cut
-	for len(b.queue) > 0 && b.queue[0].stored {
-		if b.queue[0].cut != nil {
-			cuts = append(cuts, b.queue[0].cut)
-		}
-		b.stored = b.queue[0].number
-		b.queue = slices.Delete(b.queue, 0, 1)
+	n := 0
+	for n < len(b.queue) && b.queue[n].stored {
+		b.stored = b.queue[n].number
+		n++
 	}
+	counted := slices.Clone(b.queue[:n])
+	b.queue = slices.Delete(b.queue, 0, n)
 	b.progressed()
 	b.mu.Unlock()
-	for _, c := range cuts {
-		if err := b.checkpoint(b.ctx, c); err != nil && b.ctx.Err() == nil {
+	for _, ls := range counted {
+		b.store.dropLive(ls)
+		ls.journal.Release()
+	}
+	for _, ls := range counted {
+		if ls.cut == nil {
+			continue
+		}
+		if err := b.checkpoint(b.ctx, ls.cut); err != nil && b.ctx.Err() == nil {
 			// The log has everything: a later checkpoint will do.
-			b.store.log.Warn("checkpoint not written", "branch", b.id, "segment", c.at.Segment, "err", err)
+			b.store.log.Warn("checkpoint not written", "branch", b.id, "segment", ls.number, "err", err)
 		}
 	}
 }
@@ -321,10 +336,12 @@ func (s *Store) putSegment(ctx context.Context, key string, head segmentHead, da
 		return s.replaceOrphan(ctx, key, head, data, orphans)
 	case rerr == nil:
 		return fmt.Errorf("segment %s was written by %s in epoch %d: %w", key, f.head.Host, f.head.Epoch, ErrFenced)
-	case errors.Is(rerr, ErrCorrupt) && !errors.Is(rerr, objstore.ErrNotExist):
+	case errors.Is(rerr, objstore.ErrNotExist):
+		return err
+	case errors.Is(rerr, ErrCorrupt):
 		return rerr
 	}
-	return err
+	return fmt.Errorf("%w, and then: %w", err, rerr)
 }
 
 // replaceOrphan puts a segment in place of one of an epoch before orphans.

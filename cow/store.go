@@ -287,12 +287,30 @@ func (s *Store) Close(ctx context.Context) error {
 		}()
 	}
 	wg.Wait()
-	s.cancel()
-	s.zr.Close()
+	s.cancel() // and the decompressor stays: reads may be under way
 	return errors.Join(errs...)
 }
 
-// Live segments: those that are still journals of this process.
+// Live segments: those that are still journals of this process. They are a part of
+// the log only as long as this process is its writer: the log of one that was
+// fenced has other segments under the same numbers.
+
+// writes tells whether this process is the writer of the branch's log, as of the
+// manifest.
+func (s *Store) writes(m *manifest) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := s.open[m.ID]
+	return o != nil && o.branch != nil && o.branch.epoch == m.Epoch
+}
+
+// readsLive tells whether a branch of the lineage may find blocks of the log in
+// journals of this process. Its own it always may. What it began with is stored,
+// where other hosts use the store too: one of them may have written that log after
+// this process.
+func (s *Store) readsLive(lineage []BranchID, log uint16) bool {
+	return !s.opts.Shared || int(log) == len(lineage)-1
+}
 
 func (s *Store) addLive(ls *liveSegment) {
 	s.liveMu.Lock()
