@@ -65,9 +65,6 @@ type session struct {
 	remote bool // every flush waits for the store
 }
 
-// ready tells whether clients may use the session.
-func (s *session) ready() bool { return s.settled && !s.closing && !s.busy && !s.inc.dead }
-
 // mayBeFenced tells whether somebody has tried to take the branch since.
 func (s *session) mayBeFenced() bool {
 	return slices.ContainsFunc(s.b.attempts, func(a *attempt) bool { return a.inc != s.inc && a.end >= s.begin })
