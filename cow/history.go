@@ -121,7 +121,7 @@ func (h *history) stretch(ctx context.Context, c *chapter, n wal.SegmentNo) (*st
 	at := c.m.layout()
 	for i := 0; ; i++ {
 		p := at.piece(n)
-		r, err := h.s.readPiece(ctx, c.m.ID, p)
+		r, err := h.s.readPiece(ctx, c.m.ID, p, h.s.writes(c.m))
 		if err == nil {
 			return c.stretch(at, p, &r)
 		}
