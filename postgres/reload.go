@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,11 +28,20 @@ func (m *Manager) SetDurability(ctx context.Context, id cow.BranchID, d cow.Dura
 		e.mu.Lock()
 		op, s := e.op, e.server
 		if op == nil {
-			defer e.mu.Unlock()
 			if s == nil {
+				e.mu.Unlock()
 				return nil
 			}
-			return m.reload(id, s, func(c *serverConfig) { c.remote = d == cow.DurabilityRemote })
+			changed, err := m.reload(id, s, func(c *serverConfig) { c.remote = d == cow.DurabilityRemote })
+			e.mu.Unlock()
+			if err != nil || !changed || d != cow.DurabilityRemote {
+				return err
+			}
+			if err := s.switchWAL(ctx); err != nil {
+				// It costs some requests until the file is full.
+				m.options.Logger.Warn("the WAL goes on in a file that was made for durability local", "id", id, "err", err)
+			}
+			return nil
 		}
 		e.mu.Unlock()
 		select {
@@ -54,7 +64,7 @@ func (m *Manager) Retune(_ context.Context, project, branch string) error {
 		e.mu.Lock()
 		var err error
 		if s := e.running(); s != nil && s.config.name == name {
-			err = m.reload(e.id, s, func(c *serverConfig) { c.group = group })
+			_, err = m.reload(e.id, s, func(c *serverConfig) { c.group = group })
 		}
 		e.mu.Unlock()
 		if err != nil {
@@ -66,14 +76,14 @@ func (m *Manager) Retune(_ context.Context, project, branch string) error {
 
 // reload changes the server's configuration, and has it read if that makes a
 // difference. The endpoint's mu is held.
-func (m *Manager) reload(id cow.BranchID, s *server, change func(*serverConfig)) error {
+func (m *Manager) reload(id cow.BranchID, s *server, change func(*serverConfig)) (changed bool, err error) {
 	before := s.config.flushing()
 	change(&s.config)
 	if slices.Equal(before, s.config.flushing()) {
-		return nil
+		return false, nil
 	}
 	if err := m.layout.writeConf(m.layout.conf(id), s.config.file()); err != nil {
-		return err
+		return false, err
 	}
 	fd, err := s.proc.open()
 	if err == nil {
@@ -81,7 +91,45 @@ func (m *Manager) reload(id cow.BranchID, s *server, change func(*serverConfig))
 		unix.Close(fd)
 	}
 	if err != nil && !errors.Is(err, os.ErrProcessDone) && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("reload the settings of Postgres: %w", err)
+		return false, fmt.Errorf("reload the settings of Postgres: %w", err)
+	}
+	return true, nil
+}
+
+// How long the server may take to read its configuration, and how often it is asked.
+const (
+	reloadWait = 5 * time.Second
+	reloadPoll = 20 * time.Millisecond
+)
+
+// switchWAL has the WAL go on in a new file, which is made as the settings are now:
+// one that was made for durability local is written for the first time, and each
+// flush of it takes more than one.
+func (s *server) switchWAL(ctx context.Context) error {
+	if _, ok := s.config.overrides["wal_init_zero"]; ok {
+		return nil // it is the user's choice
+	}
+	ctx, cancel := context.WithTimeout(ctx, reloadWait)
+	defer cancel()
+	conn, err := connectAdmin(ctx, s.config.sockets, s.config.port, superuser)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	tick := time.NewTicker(reloadPoll)
+	defer tick.Stop()
+	for zeroed := ""; zeroed != "on"; {
+		if err := conn.QueryRow(ctx, "SHOW wal_init_zero").Scan(&zeroed); err != nil {
+			return fmt.Errorf("wait until Postgres has read its settings: %w", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("wait until Postgres has read its settings: %w", ctx.Err())
+		}
+	}
+	if _, err := conn.Exec(ctx, "SELECT pg_switch_wal()"); err != nil {
+		return fmt.Errorf("begin a new file of WAL: %w", err)
 	}
 	return nil
 }
