@@ -176,7 +176,7 @@ func (b *backend) DeleteProject(ctx context.Context, name string) error {
 		}
 	}
 	for _, br := range branches {
-		if err := b.elsewhere(br, "delete it"); err != nil {
+		if err := b.elsewhere(br, "suspend it"); err != nil {
 			return err
 		}
 	}

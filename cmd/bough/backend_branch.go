@@ -68,11 +68,11 @@ func (b *backend) isElsewhere(br cow.BranchInfo) bool {
 
 // elsewhere returns an error if another host has the branch attached, so that it
 // cannot be done here what is asked for.
-func (b *backend) elsewhere(br cow.BranchInfo, what string) error {
+func (b *backend) elsewhere(br cow.BranchInfo, there string) error {
 	if !b.isElsewhere(br) {
 		return nil
 	}
-	return attachedElsewhere(br.Project, br.Name, br.Host, br.Durability, what)
+	return attachedElsewhere(br.Project, br.Name, br.Host, br.Durability, there)
 }
 
 // SetBranch implements api.Branches.
@@ -84,7 +84,7 @@ func (b *backend) SetBranch(ctx context.Context, project, name string, req api.S
 	if err != nil {
 		return api.Branch{}, err
 	}
-	if err := b.elsewhere(br, "set it"); err != nil {
+	if err := b.elsewhere(br, "set it there, or suspend it"); err != nil {
 		return api.Branch{}, err
 	}
 	d := cow.Durability(req.Durability)
@@ -171,6 +171,10 @@ func (b *backend) view(br cow.BranchInfo, names map[cow.BranchID]string) api.Bra
 	}
 	st := b.endpoint.StatusOf(br.ID)
 	v.Endpoint, v.Error = endpointState(st.State), st.Error
+	if v.Elsewhere && v.Endpoint == api.EndpointFailed {
+		// Lost to that host, or refused because of it: neither is a failure any more.
+		v.Endpoint, v.Error = api.EndpointSuspended, ""
+	}
 	if open := b.disks.get(br.ID); open != nil {
 		s := open.Status()
 		v.Attached, v.Seq = true, uint64(s.Seq)
@@ -245,7 +249,7 @@ func (b *backend) RenameBranch(ctx context.Context, project, name, to string) (a
 	if err != nil {
 		return api.Branch{}, err
 	}
-	if err := b.elsewhere(br, "rename it"); err != nil {
+	if err := b.elsewhere(br, "suspend it"); err != nil {
 		return api.Branch{}, err
 	}
 	if err := b.store.RenameBranch(ctx, project, name, to); err != nil {
@@ -263,7 +267,7 @@ func (b *backend) DeleteBranch(ctx context.Context, project, name string) error 
 	if err != nil {
 		return err
 	}
-	if err := b.elsewhere(br, "delete it"); err != nil {
+	if err := b.elsewhere(br, "suspend it"); err != nil {
 		return err
 	}
 	if h := b.volumes.get(br.ID); h.by == heldByUser {

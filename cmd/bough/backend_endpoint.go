@@ -105,7 +105,7 @@ func (b *backend) Suspend(ctx context.Context, project, branch string) (api.Bran
 		return api.Branch{}, err
 	}
 	if b.volumes.get(br.ID).branch == nil {
-		if err := b.elsewhere(br, "suspend it"); err != nil {
+		if err := b.elsewhere(br, "run `bough suspend "+project+"/"+branch+"`"); err != nil {
 			return api.Branch{}, err
 		}
 	}

@@ -28,7 +28,7 @@ func projectError(err error, name string) error {
 // branchError is translate for an error about a branch.
 func branchError(err error, project, branch string) error {
 	if held, ok := errors.AsType[*cow.AttachedError](err); ok {
-		return attachedElsewhere(held.Project, held.Name, held.Host, held.Durability, "do it")
+		return attachedElsewhere(held.Project, held.Name, held.Host, held.Durability, "suspend or detach it")
 	}
 	if _, ok := errors.AsType[*api.Error](err); ok {
 		return err
@@ -52,14 +52,15 @@ func attachedError(project, branch, dir string) error {
 		WithHint("run `bough detach %s/%s` first", project, branch)
 }
 
-// attachedElsewhere says that a branch can only be worked on by the host that has it.
-func attachedElsewhere(project, branch, host string, d cow.Durability, what string) error {
+// attachedElsewhere says that a branch can only be worked on by the host that has it,
+// and what to run there.
+func attachedElsewhere(project, branch, host string, d cow.Durability, there string) error {
 	take := "bough start " + project + "/" + branch
 	if d != cow.DurabilityRemote {
 		take += " --accept-loss"
 	}
 	return api.Errorf(api.CodeInUse, "branch %s/%s is attached by host %s", project, branch, host).
-		WithHint("%s there, or suspend it there first; if that host is gone, take the branch over with `%s`", what, take)
+		WithHint("%s there first; if that host is gone, take the branch over with `%s`", there, take)
 }
 
 // translate makes an error of the other packages one of the interface, with

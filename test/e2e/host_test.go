@@ -36,6 +36,7 @@ type host struct {
 	socket string
 	log    string   // the daemon's
 	args   []string // of serve, after --state
+	env    []string // of serve, besides the environment
 
 	running *running
 }
@@ -138,7 +139,7 @@ func (h *host) setDaemon(d *daemon) {
 func (h *host) serve(args ...string) *exec.Cmd {
 	all := append([]string{"serve", "--json", "--state", h.state}, h.args...)
 	cmd := exec.Command(h.bin, append(all, args...)...)
-	cmd.Env = environ()
+	cmd.Env = append(environ(), h.env...)
 	cmd.Dir = "/"
 	return cmd
 }

@@ -43,6 +43,7 @@ type suite struct {
 	spawner *spawner
 	hosts   atomic.Int64
 	figures figures
+	cloud   cloud
 }
 
 func TestMain(m *testing.M) {
@@ -132,7 +133,7 @@ func (s *suite) close() error {
 	if s.root == "" {
 		return nil
 	}
-	return errors.Join(tidy(s.root), os.RemoveAll(s.root), s.lock.Close())
+	return errors.Join(s.cloud.close(), tidy(s.root), os.RemoveAll(s.root), s.lock.Close())
 }
 
 // random returns the random choices of a test: the same ones for a seed, whatever
