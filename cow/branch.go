@@ -18,7 +18,8 @@ type Branch struct {
 	log     uint16 // index of this branch's own log in lineage
 	lineage []BranchID
 	epoch   uint64
-	unplace func() // gives back the reserved journal file
+	info    BranchInfo // as of the opening
+	unplace func()     // gives back the reserved journal file
 	taken   *TakenOver
 
 	ctx    context.Context // ends when the branch is closed in a hurry
@@ -113,6 +114,14 @@ type BranchStatus struct {
 	TakenOver       *TakenOver `json:"taken_over,omitempty"`
 	Waiting         string     `json:"waiting,omitempty"` // what writes wait for
 	Error           string     `json:"error,omitempty"`   // the sticky failure
+}
+
+// Info describes the branch as it was when it was opened, but for its size. It asks
+// nobody.
+func (b *Branch) Info() BranchInfo {
+	info := b.info
+	info.Size = b.Size()
+	return info
 }
 
 // ID returns the branch's id.

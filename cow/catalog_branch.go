@@ -227,16 +227,34 @@ func (s *Store) resolve(ctx context.Context, project, name string) (BranchID, er
 
 // Branch returns the branch with the name.
 func (s *Store) Branch(ctx context.Context, project, name string) (BranchInfo, error) {
+	// What had the name the last time nearly always has it still. Then its manifest
+	// says so, and the name itself needs no look.
+	key := nameKey(project, name)
+	if id, ok := s.names.Get(key); ok {
+		info, err := s.named(ctx, id, project, name)
+		if !errors.Is(err, ErrNotFound) {
+			return info, err
+		}
+		s.names.Remove(key)
+	}
 	id, err := s.resolve(ctx, project, name)
 	if err != nil {
 		return BranchInfo{}, err
 	}
+	info, err := s.named(ctx, id, project, name)
+	if err == nil {
+		s.names.Add(key, id)
+	}
+	return info, err
+}
+
+// named returns the branch if it has the name. The manifest has the last word: it is
+// what a rename or a deletion changes, whose crash may leave a name behind.
+func (s *Store) named(ctx context.Context, id BranchID, project, name string) (BranchInfo, error) {
 	m, _, err := s.readManifest(ctx, id)
 	if err != nil {
 		return BranchInfo{}, err
 	}
-	// The manifest has the last word: it is what a rename or a deletion changes,
-	// whose crash may leave a name behind.
 	if m.Project != project || m.Name != name || !m.Deleted.IsZero() {
 		return BranchInfo{}, fmt.Errorf("branch %s/%s: %w", project, name, ErrNotFound)
 	}

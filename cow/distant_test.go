@@ -2,6 +2,7 @@ package cow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"testing"
@@ -163,5 +164,49 @@ func TestOpenRoundTrips(t *testing.T) {
 		far.expect(c, 46, 47)
 		far.expect(c, 47, 0)
 		far.closeBranch(c)
+	})
+}
+
+// A name is looked up once: after that the manifest tells whether it is still that
+// branch's. What another host did to it is seen all the same.
+func TestNameRoundTrips(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far, d := distantHosts(t, Options{})
+		ctx := context.Background()
+		if _, _, err := near.store.CreateProject(ctx, "p", ProjectOptions{Size: 1 << 30}); err != nil {
+			t.Fatal(err)
+		}
+		look := func(name string, trips int, want error) (id BranchID) {
+			t.Helper()
+			d.trips(t, "looking "+name+" up", trips, func() {
+				info, err := far.store.Branch(ctx, "p", name)
+				if !errors.Is(err, want) {
+					t.Errorf("%s: %v, want %v", name, err, want)
+				}
+				id = info.ID
+			})
+			return id
+		}
+		main := look("main", 2, nil)
+		look("main", 1, nil)
+		look("other", 1, ErrNotFound)
+		if err := near.store.RenameBranch(ctx, "p", "main", "other"); err != nil {
+			t.Fatal(err)
+		}
+		look("main", 2, ErrNotFound)
+		if id := look("other", 2, nil); id != main {
+			t.Errorf("other is %s, want %s", id, main)
+		}
+		again, err := near.store.CreateBranch(ctx, "p", "main", BranchOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := near.store.DeleteBranch(ctx, "p", "other"); err != nil {
+			t.Fatal(err)
+		}
+		look("other", 2, ErrNotFound)
+		if id := look("main", 2, nil); id != again.ID {
+			t.Errorf("main is %s, want %s", id, again.ID)
+		}
 	})
 }

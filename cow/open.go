@@ -174,7 +174,7 @@ func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opt
 	}
 	s.forked.Remove(id)
 	b := &Branch{
-		store: s, id: id, log: m.own(), lineage: m.Lineage, epoch: m.Epoch, size: m.Size,
+		store: s, id: id, info: m.info(), log: m.own(), lineage: m.Lineage, epoch: m.Epoch, size: m.Size,
 		open: newBatch(), nextSeq: l.at.Seq + 1, partial: map[uint64]partialBlock{},
 		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, savedCkpt: l.ckpt, tree: l.tree, head: l.at,
 		lastTime: l.at.Time, mark: l.at.Mark,

@@ -130,6 +130,7 @@ type Store struct {
 	pages    *pageCache
 	indexes  *indexCache[objectID, *blockIndex]
 	layouts  *lru.Cache[BranchID, *layout]
+	names    *lru.Cache[string, BranchID] // by key, which branch had the name
 	zr       *zstd.Decoder
 	encoders *encoders
 	buffers  sync.Pool     // of *[]byte for frames as stored
@@ -200,6 +201,9 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 	if s.indexes, err = newIndexCache[objectID, *blockIndex](opts.Indexes); err != nil {
 		return nil, fmt.Errorf("make index cache: %w", err)
 	}
+	if s.names, err = lru.New[string, BranchID](namesMax); err != nil {
+		return nil, fmt.Errorf("make name cache: %w", err)
+	}
 	if s.layouts, err = lru.New[BranchID, *layout](layoutsMax); err != nil {
 		return nil, fmt.Errorf("make layout cache: %w", err)
 	}
@@ -222,6 +226,9 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 	}
 	return s, nil
 }
+
+// namesMax is how many names are remembered.
+const namesMax = 1024
 
 // checkFormat reads the format object, or makes it in an empty store.
 func (s *Store) checkFormat(ctx context.Context) error {
