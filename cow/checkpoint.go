@@ -265,27 +265,27 @@ const harvestMax = 512
 // A page that does not check out is left to whoever needs it.
 func (s *Store) harvest(rec *checkpointRecord, end checkpointEnd) {
 	seed := pageSeed(rec.Log, rec.Segment)
-	todo := []need{{at: pageAddr{rec.Root.Checkpoint, rec.Root.Offset, rec.Root.Bytes}, level: topLevel}}
+	var todo []need
+	want := func(w need) {
+		if !w.at.isZero() && int(w.at.log()) < len(rec.Lineage) && rec.Lineage[w.at.log()] == rec.Log &&
+			w.at.checkpoint() == rec.Segment && int64(w.at.off) >= end.off {
+			todo = append(todo, w)
+		}
+	}
+	want(need{at: pageAddr{rec.Root.Checkpoint, rec.Root.Offset, rec.Root.Bytes}, level: topLevel})
 	for found := 0; len(todo) > 0 && found < harvestMax; found++ {
 		w := todo[0]
 		todo = todo[1:]
 		from := int64(w.at.off) - end.off
-		if w.at.isZero() || rec.Lineage[w.at.log()] != rec.Log || w.at.checkpoint() != rec.Segment ||
-			from < 0 || from+int64(w.at.n) > int64(len(end.buf)) {
-			continue
-		}
-		n, err := decodePage(end.buf[from:from+int64(w.at.n)], w.level, w.first, seed)
+		to := min(from+int64(w.at.n), int64(len(end.buf)))
+		n, err := decodePage(end.buf[min(from, to):to], w.level, w.first, seed)
 		if err != nil {
 			continue
 		}
 		s.pages.lru.ContainsOrAdd(pageKey{rec.Log, w.at.ckpt & (1<<48 - 1), w.at.off}, n)
-		if w.level == 0 {
-			continue
-		}
-		for i := range n.kids {
-			at := n.kids[i].at
-			if !at.isZero() && int(at.log()) < len(rec.Lineage) {
-				todo = append(todo, need{at: at, level: w.level - 1, first: w.first + uint64(i)*levelBlocks(w.level-1)})
+		if w.level > 0 {
+			for i := range n.kids {
+				want(need{at: n.kids[i].at, level: w.level - 1, first: w.first + uint64(i)*levelBlocks(w.level-1)})
 			}
 		}
 	}

@@ -242,18 +242,9 @@ func (e *endpoint) start(ctx context.Context, info cow.BranchInfo) (*server, err
 
 // open makes the server run: mount, Postgres, and what a first start takes.
 func (e *endpoint) open(ctx context.Context, info cow.BranchInfo, watch *stopwatch) (*server, error) {
-	// Again, now that nobody else works on the branch: an earlier start may
-	// have changed its settings.
-	info, err := e.m.options.Store.Branch(ctx, info.Project, info.Name)
+	info, project, err := e.lookUp(ctx, info)
 	if err != nil {
-		return nil, fmt.Errorf("find branch: %w", err)
-	}
-	if info.ID != e.id {
-		return nil, fmt.Errorf("find branch: %s/%s is another one by now", info.Project, info.Name)
-	}
-	project, err := e.m.options.Store.Project(ctx, info.Project)
-	if err != nil {
-		return nil, fmt.Errorf("find project %s: %w", info.Project, err)
+		return nil, err
 	}
 	ps, err := ProjectSettingsOf(project.Settings)
 	if err != nil {
@@ -297,19 +288,53 @@ func (e *endpoint) open(ctx context.Context, info cow.BranchInfo, watch *stopwat
 	return s, err
 }
 
-// mount opens the branch and mounts its file system.
-func (e *endpoint) mount(ctx context.Context, info cow.BranchInfo) error {
+// lookUp finds what a start has to know, and opens the branch meanwhile: a store may
+// be far away.
+func (e *endpoint) lookUp(ctx context.Context, info cow.BranchInfo) (cow.BranchInfo, cow.ProjectInfo, error) {
 	if err := e.unmount(ctx); err != nil { // what an earlier stop could not
-		return err
+		return info, cow.ProjectInfo{}, err
 	}
-	v, err := e.m.mount(ctx, info, false)
+	var (
+		now                              cow.BranchInfo
+		project                          cow.ProjectInfo
+		errBranch, errProject, errVolume error
+		wg                               sync.WaitGroup
+	)
+	// Again, now that nobody else works on the branch: an earlier start may have
+	// changed its settings.
+	wg.Go(func() { now, errBranch = e.m.options.Store.Branch(ctx, info.Project, info.Name) })
+	wg.Go(func() { project, errProject = e.m.options.Store.Project(ctx, info.Project) })
+	wg.Go(func() { errVolume = e.hold(ctx) })
+	wg.Wait()
+	switch {
+	case errBranch != nil:
+		return info, project, fmt.Errorf("find branch: %w", errBranch)
+	case now.ID != e.id:
+		return info, project, fmt.Errorf("find branch: %s/%s is another one by now", info.Project, info.Name)
+	case errProject != nil:
+		return info, project, fmt.Errorf("find project %s: %w", info.Project, errProject)
+	}
+	return now, project, errVolume
+}
+
+// hold opens the branch.
+func (e *endpoint) hold(ctx context.Context) error {
+	v, err := e.m.hold(ctx, e.id)
 	if err != nil {
 		return err
 	}
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	e.volume = v
-	e.mu.Unlock()
 	return nil
+}
+
+// mount mounts the file system of the branch, which is open.
+func (e *endpoint) mount(ctx context.Context, info cow.BranchInfo) error {
+	e.mu.Lock()
+	v := e.volume
+	e.mu.Unlock()
+	return v.mount(ctx, e.m, info, false)
 }
 
 // unmount undoes mount, if there is anything to undo.

@@ -196,13 +196,22 @@ func (m *Manager) find(ctx context.Context, project, branch string) (*endpoint, 
 // the endpoint stopping waits for that and starts it again: nobody is refused
 // because of a Stop.
 func (m *Manager) Start(ctx context.Context, project, branch string) (Endpoint, error) {
-	e, info, err := m.find(ctx, project, branch)
+	_, info, err := m.find(ctx, project, branch)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	return m.StartBranch(ctx, info)
+}
+
+// StartBranch is Start for who has just looked the branch up.
+func (m *Manager) StartBranch(ctx context.Context, info cow.BranchInfo) (Endpoint, error) {
+	e, err := m.endpoint(info.ID)
 	if err != nil {
 		return Endpoint{}, err
 	}
 	at, err := e.startShared(ctx, info)
 	if err != nil {
-		return Endpoint{}, fmt.Errorf("start %s/%s: %w", project, branch, err)
+		return Endpoint{}, fmt.Errorf("start %s/%s: %w", info.Project, info.Name, err)
 	}
 	return at, nil
 }

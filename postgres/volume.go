@@ -21,20 +21,33 @@ type volume struct {
 // mount opens the branch, attaches it and mounts its file system, which is made
 // first if format is set.
 func (m *Manager) mount(ctx context.Context, info cow.BranchInfo, format bool) (*volume, error) {
-	release, err := m.options.Hold(ctx, info.ID)
+	v, err := m.hold(ctx, info.ID)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.mount(ctx, m, info, format); err != nil {
+		return nil, errors.Join(err, v.unmount(context.WithoutCancel(ctx)))
+	}
+	return v, nil
+}
+
+// hold opens the branch.
+func (m *Manager) hold(ctx context.Context, id cow.BranchID) (*volume, error) {
+	release, err := m.options.Hold(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("open branch: %w", err)
 	}
-	v := &volume{volumes: m.options.Volumes, id: info.ID, release: release}
-	_, err = m.options.Volumes.Attach(ctx, blockdev.AttachOptions{
+	return &volume{volumes: m.options.Volumes, id: id, release: release}, nil
+}
+
+// mount attaches the branch that is open and mounts its file system.
+func (v *volume) mount(ctx context.Context, m *Manager, info cow.BranchInfo, format bool) error {
+	_, err := v.volumes.Attach(ctx, blockdev.AttachOptions{
 		ID: string(info.ID), Dir: m.layout.mount(info.ID), Format: format,
 		File: filepath.Join(m.options.Mnt, info.Project, info.Name, "disk"), WriteThrough: m.options.WriteThrough,
 	})
-	if err != nil {
-		return nil, errors.Join(err, v.unmount(context.WithoutCancel(ctx)))
-	}
-	v.mounted = true
-	return v, nil
+	v.mounted = err == nil
+	return err
 }
 
 // unmount unmounts, detaches and closes the branch. If the first fails, it can

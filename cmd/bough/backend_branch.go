@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/bough-db/bough/api"
@@ -206,12 +207,19 @@ func endpointState(s postgres.State) api.EndpointState {
 
 // find returns a branch of a project that is not hidden.
 func (b *backend) find(ctx context.Context, project, name string) (cow.ProjectInfo, cow.BranchInfo, error) {
+	var (
+		p      cow.ProjectInfo
+		br     cow.BranchInfo
+		errBr  error
+		lookUp sync.WaitGroup
+	)
+	lookUp.Go(func() { br, errBr = b.store.Branch(ctx, project, name) })
 	p, err := b.project(ctx, project)
+	lookUp.Wait()
 	if err != nil {
 		return p, cow.BranchInfo{}, err
 	}
-	br, err := b.store.Branch(ctx, project, name)
-	return p, br, branchError(err, project, name)
+	return p, br, branchError(errBr, project, name)
 }
 
 // Branch implements api.Branches.
@@ -225,17 +233,40 @@ func (b *backend) Branch(ctx context.Context, project, name string) (api.Branch,
 
 // viewAlone is view, with the parent's name looked up.
 func (b *backend) viewAlone(ctx context.Context, br cow.BranchInfo) api.Branch {
-	names := map[cow.BranchID]string{}
-	if br.ParentID != "" {
-		// A parent that cannot be read is shown as one that was deleted.
-		parent, err := b.store.BranchByID(ctx, br.ParentID)
-		if err == nil && parent.Project != br.Project {
-			br.ParentID = ""
-		} else if err == nil {
-			if now, err := b.store.Branch(ctx, parent.Project, parent.Name); err == nil && now.ID == parent.ID {
-				names[parent.ID] = parent.Name
-			}
+	return b.viewBelow(br, b.parent(ctx, br))
+}
+
+// parent returns the parent's name, if that is a branch of the project, and whether
+// it is of another project, which is nobody's business.
+func (b *backend) parent(ctx context.Context, br cow.BranchInfo) (p parentName) {
+	if br.ParentID == "" {
+		return p
+	}
+	// A parent that cannot be read is shown as one that was deleted.
+	parent, err := b.store.BranchByID(ctx, br.ParentID)
+	if err == nil && parent.Project != br.Project {
+		p.foreign = true
+	} else if err == nil {
+		if now, err := b.store.Branch(ctx, parent.Project, parent.Name); err == nil && now.ID == parent.ID {
+			p.name = parent.Name
 		}
+	}
+	return p
+}
+
+// parentName is what is shown of a branch's parent.
+type parentName struct {
+	name    string
+	foreign bool
+}
+
+func (b *backend) viewBelow(br cow.BranchInfo, p parentName) api.Branch {
+	names := map[cow.BranchID]string{}
+	if p.name != "" {
+		names[br.ParentID] = p.name
+	}
+	if p.foreign {
+		br.ParentID = ""
 	}
 	return b.view(br, names)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -30,18 +31,22 @@ func (b *backend) Start(ctx context.Context, project, branch string, req api.Sta
 		return api.StartedBranch{}, branchError(cow.ErrNotFound, project, branch)
 	}
 	started := api.StartedBranch{}
+	var parent parentName
+	var lookUp sync.WaitGroup
+	lookUp.Go(func() { parent = b.parent(ctx, br) })
 	err = b.taking(ctx, br, req.TakeOver, &started.TakenOver, func() error {
-		_, err := b.endpoint.Start(ctx, project, branch)
+		_, err := b.endpoint.StartBranch(ctx, br)
 		return err
 	})
+	lookUp.Wait()
 	if err != nil {
 		return api.StartedBranch{}, b.startError(err, project, br)
 	}
 	b.volumes.started(br.ID, false)
-	if now, err := b.store.BranchByID(ctx, br.ID); err == nil {
-		br = now // it is attached by now
+	if open := b.volumes.get(br.ID).branch; open != nil {
+		br = open.Info() // it is attached by now
 	}
-	started.Branch = b.viewAlone(ctx, br)
+	started.Branch = b.viewBelow(br, parent)
 	return started, nil
 }
 
@@ -191,7 +196,7 @@ func (w waker) Wake(ctx context.Context, project, branch string) (string, error)
 	if err != nil {
 		return "", err
 	}
-	addr, err := w.b.endpoint.Wake(ctx, project, branch)
+	at, err := w.b.endpoint.StartBranch(ctx, br)
 	if err == nil {
 		w.b.volumes.started(br.ID, true)
 	}
@@ -207,7 +212,7 @@ func (w waker) Wake(ctx context.Context, project, branch string) (string, error)
 	if errors.Is(err, cow.ErrNotFound) {
 		return "", proxy.ErrNotFound
 	}
-	return addr, err
+	return at.Address, err
 }
 
 // lost clears away what uses a branch that another host has taken over; see

@@ -240,7 +240,7 @@ func (o *serve) openKernel(ctx context.Context, d *daemon) (err error) {
 	if err != nil {
 		return err
 	}
-	d.volumes.files = d.files
+	d.volumes.files, d.volumes.disks = d.files, d.disks
 	return nil
 }
 

@@ -19,8 +19,9 @@ type disks struct {
 	store *cow.Store
 	log   *slog.Logger
 
-	mu   sync.Mutex
-	open map[cow.BranchID]openBranch
+	mu        sync.Mutex
+	open      map[cow.BranchID]openBranch
+	attaching map[cow.BranchID]cow.BranchInfo // see attach
 }
 
 // openBranch is a branch that is open, and what was known of it then.
@@ -30,7 +31,33 @@ type openBranch struct {
 }
 
 func newDisks(store *cow.Store, log *slog.Logger) *disks {
-	return &disks{store: store, log: log, open: map[cow.BranchID]openBranch{}}
+	return &disks{store: store, log: log, open: map[cow.BranchID]openBranch{}, attaching: map[cow.BranchID]cow.BranchInfo{}}
+}
+
+// attach has the way to a branch's file found without the store until done is called:
+// whoever attaches it has just opened it, and every step of the way would cost a round
+// trip.
+func (d *disks) attach(info cow.BranchInfo) (done func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.attaching[info.ID] = info
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.attaching, info.ID)
+	}
+}
+
+// find returns a branch that is being attached; of any name if that is empty.
+func (d *disks) find(project, name string) (cow.BranchInfo, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, info := range d.attaching {
+		if info.Project == project && (name == "" || info.Name == name) {
+			return info, true
+		}
+	}
+	return cow.BranchInfo{}, false
 }
 
 // get returns the branch if it is open.
@@ -76,6 +103,9 @@ func (d *disks) Projects(ctx context.Context) ([]string, error) {
 // Project implements branchfs.ProjectFinder: a path walk looks one project up
 // instead of listing all.
 func (d *disks) Project(ctx context.Context, name string) error {
+	if _, ok := d.find(name, ""); ok {
+		return nil
+	}
 	_, err := d.store.Project(ctx, name)
 	return notExist(err)
 }
@@ -95,6 +125,9 @@ func (d *disks) Branches(ctx context.Context, project string) ([]string, error) 
 
 // Branch implements branchfs.Source.
 func (d *disks) Branch(ctx context.Context, project, branch string) (branchfs.Branch, error) {
+	if info, ok := d.find(project, branch); ok {
+		return &branchFile{disks: d, info: info}, nil
+	}
 	info, err := d.store.Branch(ctx, project, branch)
 	if err != nil {
 		return nil, notExist(err)

@@ -43,6 +43,7 @@ type volumes struct {
 	*blockdev.Volumes
 	peers   *peers
 	files   *branchfs.Server // set before the first use
+	disks   *disks           // the same
 	through bool
 	// lost is told of a branch that has failed since another host took it over. Set
 	// before the first use.
@@ -159,6 +160,9 @@ func (v *volumes) release(ctx context.Context, id cow.BranchID) error {
 
 // Attach implements postgres.Volumes.
 func (v *volumes) Attach(ctx context.Context, o blockdev.AttachOptions) (blockdev.Attachment, error) {
+	if b := v.get(cow.BranchID(o.ID)).branch; b != nil {
+		defer v.disks.attach(b.Info())()
+	}
 	at, err := v.Volumes.Attach(ctx, o)
 	if err != nil {
 		return at, err
