@@ -218,7 +218,9 @@
 // A start set has blocks and not frames. A frame's address changes whenever one of
 // its blocks is written, and every stop writes; the blocks stay. So a set serves
 // for long, and serves the children too: one without a set of its own uses its
-// ancestors'. It is replaced only by a start that read something else.
+// ancestors'. It is replaced only by a start that read something else. What the very
+// first start on a branch reads beyond that goes to the set of the parent, for its
+// other children.
 //
 // # Crash behaviour
 //

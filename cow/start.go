@@ -23,7 +23,9 @@ const (
 // are guarded by the branch's mu.
 type starting struct {
 	cancel context.CancelFunc // ends the fetching; nil if nothing was fetched
-	set    *startSet          // what the last start read, once known; nil if nothing is
+	known  bool               // set is
+	set    *startSet          // what the last start read; nil if nothing was stored
+	of     BranchID           // whose last start that was
 	timer  *time.Timer        // ends the recording
 	ending bool               // somebody sees to the end of the recording
 }
@@ -34,6 +36,7 @@ type startRead struct {
 	lineage chan []BranchID // takes one, as soon as it is known
 	done    chan struct{}   // closed when set is known
 	set     *startSet
+	of      BranchID // whose it is
 }
 
 // readStartAhead begins to read the start set of a branch, or of its ancestors.
@@ -43,7 +46,7 @@ func (s *Store) readStartAhead(id BranchID) *startRead {
 	r := &startRead{cancel: cancel, lineage: make(chan []BranchID, 1), done: make(chan struct{})}
 	go func() {
 		defer close(r.done)
-		r.set = s.readStart(ctx, id)
+		r.set, r.of = s.readStart(ctx, id), id
 		var lineage []BranchID
 		select {
 		case lineage = <-r.lineage:
@@ -56,7 +59,7 @@ func (s *Store) readStartAhead(id BranchID) *startRead {
 			return nil
 		})
 		if r.set == nil {
-			r.set = s.inheritedStart(ctx, lineage)
+			r.set, r.of = s.inheritedStart(ctx, lineage)
 		}
 		_ = g.Wait() // nothing in it fails
 	}()
@@ -104,13 +107,13 @@ func (b *Branch) fetchAhead(r *startRead) {
 		<-r.done
 		unhook()
 		r.cancel()
-		if r.set == nil {
-			return
-		}
 		b.mu.Lock()
-		b.start.set = r.set
+		b.start.known = ctx.Err() == nil
+		b.start.set, b.start.of = r.set, r.of
 		b.mu.Unlock()
-		b.fetchStart(ctx, r.set)
+		if r.set != nil {
+			b.fetchStart(ctx, r.set)
+		}
 	}()
 }
 
@@ -183,17 +186,26 @@ func (b *Branch) stopStart() {
 // endStart ends the recording, if there is one, and stores it if that helps.
 func (b *Branch) endStart() {
 	b.mu.Lock()
-	old, failed := b.start.set, b.failed
-	first := !b.start.ending
+	old, of := b.start.set, b.start.of
+	wanted := b.start.known && !b.start.ending && b.failed == nil
 	b.start.ending = true
 	b.mu.Unlock()
 	r := b.recording.Swap(nil)
-	if r == nil || !first || failed != nil {
+	if r == nil || !wanted || !r.worth(old) {
 		return
 	}
-	if r.worth(old) {
-		b.store.writeStart(b.ctx, b.id, r.result())
+	set := r.result()
+	if b.epoch > 1 || len(b.lineage) == 1 {
+		b.store.writeStart(b.ctx, b.id, set)
+		return
 	}
+	// Nobody has started this branch before, and its first start may read what none
+	// of the later ones will, but that of each of its siblings. So it is the parent's
+	// set that gets better.
+	if old == nil {
+		of = b.lineage[len(b.lineage)-2]
+	}
+	b.store.writeStart(b.ctx, of, set.and(old))
 }
 
 // startRecorder notes which blocks are read. Its methods may be called
@@ -268,8 +280,8 @@ func (r *startRecorder) result() *startSet {
 // groups. Some always differ, such as files that each start makes anew.
 const (
 	startDrift      = 16
-	startDriftShare = 8  // of that many, one
-	startExcess     = 64 // more than twice as many as were read
+	startDriftShare = 8   // of that many, one
+	startExcess     = 512 // more than were read
 )
 
 // worth tells whether the recording is worth a put in place of the old set, nil
@@ -288,7 +300,7 @@ func (r *startRecorder) worth(old *startSet) bool {
 		return true
 	case r.used && !old.used:
 		return true
-	case r.used && len(old.groups) > 2*len(r.groups)+startExcess:
+	case r.used && len(old.groups) > len(r.groups)+startExcess:
 		return true
 	}
 	missing := 0

@@ -233,6 +233,41 @@ func TestStartIsInherited(t *testing.T) {
 	})
 }
 
+// What the first start on a child reads beyond its parent's is there for its siblings,
+// and for nobody to put again.
+func TestFirstStartIsForSiblings(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far, d := distantHosts(t, Options{SealAfter: time.Second, CheckpointSegments: 4})
+		parent := startWorld(t, near)
+		blocks := startScript()
+		far.record(parent, blocks[:60])
+		for i, want := range []int{1, 0, 0} {
+			info, err := near.store.CreateBranch(context.Background(), "p", fmt.Sprint("c", i), BranchOptions{From: parent})
+			if err != nil {
+				t.Fatal(err)
+			}
+			w := cold(t, d, Options{})
+			d.forget()
+			began := time.Now()
+			w.record(info.ID, blocks)
+			trips := int(time.Since(began) / roundTrip)
+			if most := 5 + 3; i > 0 && trips > most { // opening to reading, and closing
+				t.Errorf("the first start of child %d takes %d round trips, want at most %d", i, trips, most)
+			}
+			if n := d.count("put " + startKey(parent)); n != want {
+				t.Errorf("child %d: %d puts of the parent's start set, want %d", i, n, want)
+			}
+			d.forget()
+			w.record(info.ID, blocks[:60])
+			w.record(parent, blocks[:60])
+			if n := d.count("put "+startKey(parent)) + d.count("put "+startKey(info.ID)); n != 0 {
+				t.Errorf("child %d: %d puts of start sets by later starts", i, n)
+			}
+			w.stop()
+		}
+	})
+}
+
 // The recording ends a while after the start, sooner if it is used, and when the
 // branch is closed; then nothing more happens. It is stored again when it has
 // become another one.

@@ -130,9 +130,9 @@ func (s *Store) readStart(ctx context.Context, id BranchID) *startSet {
 // for theirs.
 const startAncestors = 3
 
-// inheritedStart returns the start set of the nearest ancestor that has one, or
-// nil. lineage ends with the branch itself.
-func (s *Store) inheritedStart(ctx context.Context, lineage []BranchID) *startSet {
+// inheritedStart returns the start set of the nearest ancestor that has one, and
+// which that is; nil if there is none. lineage ends with the branch itself.
+func (s *Store) inheritedStart(ctx context.Context, lineage []BranchID) (*startSet, BranchID) {
 	above := lineage[:len(lineage)-1]
 	above = above[max(0, len(above)-startAncestors):]
 	sets := make([]*startSet, len(above))
@@ -144,12 +144,24 @@ func (s *Store) inheritedStart(ctx context.Context, lineage []BranchID) *startSe
 		})
 	}
 	_ = g.Wait() // nothing in it fails
-	for _, set := range slices.Backward(sets) {
+	for i, set := range slices.Backward(sets) {
 		if set != nil {
-			return set
+			return set, above[i]
 		}
 	}
-	return nil
+	return nil, ""
+}
+
+// and adds the groups of another set, as far as there is room.
+func (set *startSet) and(other *startSet) *startSet {
+	if other != nil {
+		for g, mask := range other.groups {
+			if _, ok := set.groups[g]; ok || len(set.groups) < startGroupsMax {
+				set.groups[g] |= mask
+			}
+		}
+	}
+	return set
 }
 
 // writeStart stores the start set of a branch.
