@@ -20,5 +20,7 @@
 // behind the latency of a cloud's; TPC-B with a disk cache of a quarter of the database;
 // durability remote against the bound that one put for each commit sets, with 1, 8 and
 // 50 clients; what a million transactions ask of the store, in requests, bytes and
-// dollars; and that a branch which nobody writes to asks nothing.
+// dollars; and that a branch which nobody writes to asks nothing. The cold suite, on the
+// same kind of store: how long a client waits that connects to a sleeping database on a
+// host which has nothing of it, with a start set and without one.
 package main

@@ -28,7 +28,10 @@ type options struct {
 	tries    int
 	largeGiB int
 	idle     time.Duration
-	serve    []string // more arguments of the daemon
+	wakes    int
+	// coldScale is that of the cold suite's database.
+	coldScale int
+	serve     []string // more arguments of the daemon
 }
 
 func main() {
@@ -42,7 +45,9 @@ func main() {
 	flag.StringVar(&o.jsonOut, "json", "", "also write the results to this file")
 	flag.StringVar(&o.only, "only", "", "run only the workloads whose name contains this")
 	flag.StringVar(&o.mode, "write-mode", "", "the daemon's --write-mode. Default: the daemon's default")
-	flag.StringVar(&o.suite, "suite", "storage,scale", "what to measure, with commas: storage, scale, s3")
+	flag.StringVar(&o.suite, "suite", "storage,scale", "what to measure, with commas: storage, scale, s3, cold")
+	flag.IntVar(&o.wakes, "wakes", 7, "how often the cold suite takes each wake")
+	flag.IntVar(&o.coldScale, "cold-scale", 70, "pgbench scale of the cold suite's database: 15 MB each")
 	flag.DurationVar(&o.idle, "idle", 5*time.Minute, "how long the S3 suite watches an idle branch")
 	flag.IntVar(&o.tries, "tries", 25, "how often each latency is taken")
 	flag.IntVar(&o.largeGiB, "large", 10, "size of a large device in GiB")
@@ -68,6 +73,7 @@ type report struct {
 	// it, in MiB.
 	Latencies []latency `json:"latencies,omitempty"`
 	PeakMiB   float64   `json:"peak_rss_mib"`
+	Cold      []latency `json:"cold,omitempty"`
 	S3        *s3Report `json:"s3,omitempty"`
 }
 
@@ -95,6 +101,11 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	if strings.Contains(o.suite, "s3") {
 		if rep.S3, err = runS3(ctx, root, o); err != nil {
+			return err
+		}
+	}
+	if strings.Contains(o.suite, "cold") {
+		if rep.Cold, err = runCold(ctx, root, o); err != nil {
 			return err
 		}
 	}

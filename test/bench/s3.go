@@ -88,11 +88,8 @@ func runS3(ctx context.Context, root string, o options) (_ *s3Report, err error)
 	if s.server, err = s3server.Start(ctx, s3server.Options{}); err != nil {
 		return nil, err
 	}
-	for _, kv := range s.server.Env() {
-		k, v, _ := strings.Cut(kv, "=")
-		if err := os.Setenv(k, v); err != nil {
-			return nil, err
-		}
+	if err := useServer(s.server); err != nil {
+		return nil, err
 	}
 	if s.slow, err = netfault.NewLatency(s.server.Address(), getTime, putTime); err != nil {
 		return nil, err
@@ -104,6 +101,17 @@ func runS3(ctx context.Context, root string, o options) (_ *s3Report, err error)
 		}
 	}
 	return &s.rep, nil
+}
+
+// useServer gives this process and its children what the server wants to see.
+func useServer(server *s3server.Server) error {
+	for _, kv := range server.Env() {
+		k, v, _ := strings.Cut(kv, "=")
+		if err := os.Setenv(k, v); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (s *s3Suite) close() error {

@@ -47,6 +47,11 @@ func runScale(ctx context.Context, d *daemon, root string, o options) ([]latency
 }
 
 func (s *scale) add(name string, took []time.Duration) {
+	s.found = append(s.found, newLatency(name, took))
+}
+
+// newLatency sums up what tries took, and prints it.
+func newLatency(name string, took []time.Duration) latency {
 	l := latency{Name: name}
 	for _, t := range took {
 		l.Millis = append(l.Millis, float64(t.Microseconds())/1000)
@@ -56,8 +61,8 @@ func (s *scale) add(name string, took []time.Duration) {
 	if len(l.Millis) > 100 {
 		l.Millis = nil
 	}
-	s.found = append(s.found, l)
 	fmt.Printf("%-52s median %8.2f ms  p95 %8.2f ms  of %d\n", name, l.Median, l.P95, len(took))
+	return l
 }
 
 // branch makes a branch of the project's main and returns how long the answer
