@@ -320,22 +320,31 @@ func (s *Store) fetchFrame(ctx context.Context, key cache.Key, at objectID, info
 	return nil, err
 }
 
-// fillCache keeps the index of a segment that this process made, and writes its
-// frames through to the disk cache.
-func (s *Store) fillCache(head segmentHead, data []byte) {
+// fillCache writes the frames of a segment that this process has stored through to the
+// disk cache, where they are compared with the segment's checksums before they are
+// believed; and returns its index, or nil, to be kept once the segment counts.
+func (s *Store) fillCache(head segmentHead, data []byte) *blockIndex {
 	t, err := decodeTrailer(segmentMagic, data[len(data)-segmentTrailer:], int64(len(data)))
 	if err != nil {
-		return
+		return nil
 	}
 	f, err := decodeFooter(s.zr, t, data[t.off:t.off+t.size], false)
 	if err != nil {
-		return
+		return nil
 	}
 	f.index.object = segmentID(head.Log, head.Number)
-	s.indexes.Add(f.index.object, &f.index)
 	for i, fr := range f.index.frames {
 		key := cache.Key{Log: string(head.Log), Segment: uint64(head.Number), Frame: uint32(i)}
 		s.opts.Frames.Put(key, data[fr.off:fr.off+fr.size])
+	}
+	return &f.index
+}
+
+// keepIndex keeps the index of a segment that this process has stored and that
+// counts: nobody can put another in its place any more.
+func (s *Store) keepIndex(ix *blockIndex) {
+	if ix != nil {
+		s.indexes.Add(ix.object, ix)
 	}
 }
 

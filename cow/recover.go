@@ -194,9 +194,11 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 	if err != nil {
 		return fmt.Errorf("journal %s: %w", r.Path(), err)
 	}
-	if err := s.putJournal(ctx, r.Journal, h.Epoch, ckpt, func(error) {}); err != nil {
+	index, err := s.putJournal(ctx, r.Journal, h.Epoch, ckpt, func(error) {})
+	if err != nil {
 		return err
 	}
+	s.keepIndex(index)
 	s.log.Info("journal recovered", "branch", log, "segment", h.Segment, "barriers", len(r.Batches()))
 	r.Release()
 	return nil

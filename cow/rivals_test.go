@@ -231,7 +231,7 @@ func TestI5JournalsOfAFencedWriter(t *testing.T) {
 
 // A segment that is stored, though one before it is not, is replaced when the branch
 // is taken over. The writer that had stored it read the other one in its place, or
-// found that a block was missing. I3. Seed 90.
+// found that a block was missing. I3. Seeds 90 and 20293.
 func TestI3FencedWriterReadsItsOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, aStore, _, main := rivals(t, DurabilityRemote)
@@ -250,6 +250,13 @@ func TestI3FencedWriterReadsItsOwn(t *testing.T) {
 		a.expect(main, 0, 1)
 		a.expect(main, 1, 2)
 		b.expect(taken, 1, 9)
+		// Nor does it take what it had stored for what is there now.
+		child := b.child("p", "c", taken)
+		b.closeBranch(child)
+		child = a.open(child.ID())
+		a.expect(child, 0, 0)
+		a.expect(child, 1, 9)
+		a.closeBranch(child)
 		if err := main.Close(context.Background()); !errors.Is(err, ErrFenced) {
 			t.Errorf("close: %v, want %v", err, ErrFenced)
 		}

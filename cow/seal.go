@@ -24,6 +24,7 @@ type liveSegment struct {
 	entries int          // of its batches, at most; the leader's
 	lastSeq wal.Seq      // once sealed
 	stored  bool         // guarded by the branch's mu
+	index   *blockIndex  // once it is stored; nil if that was not worth it
 	cut     *cut         // the tree at its end, if a checkpoint is due there
 }
 
@@ -208,7 +209,8 @@ func (b *Branch) upload(ls *liveSegment) {
 	b.mu.Lock()
 	ckpt := b.savedCkpt
 	b.mu.Unlock()
-	if err := b.store.putJournal(b.ctx, ls.journal, b.epoch, ckpt, b.setTrouble); err != nil {
+	index, err := b.store.putJournal(b.ctx, ls.journal, b.epoch, ckpt, b.setTrouble)
+	if err != nil {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if b.ctx.Err() == nil {
@@ -217,7 +219,7 @@ func (b *Branch) upload(ls *liveSegment) {
 		return
 	}
 	b.mu.Lock()
-	ls.stored = true
+	ls.stored, ls.index = true, index
 	n := 0
 	for n < len(b.queue) && b.queue[n].stored {
 		b.stored = b.queue[n].number
@@ -228,6 +230,7 @@ func (b *Branch) upload(ls *liveSegment) {
 	b.progressed()
 	b.mu.Unlock()
 	for _, ls := range counted {
+		b.store.keepIndex(ls.index)
 		b.store.dropLive(ls)
 		ls.journal.Release()
 	}
@@ -264,7 +267,7 @@ const encodedCopyMax = 256 << 10
 // putJournal encodes a sealed journal and puts it into the store, with retries
 // until ctx ends. It returns ErrFenced when another writer has the number. note is
 // told of each failure, and of success with nil; ckpt is the log's newest checkpoint.
-func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64, ckpt wal.SegmentNo, note func(error)) error {
+func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64, ckpt wal.SegmentNo, note func(error)) (*blockIndex, error) {
 	h := j.Header()
 	head := segmentHead{
 		Log: BranchID(h.Log), Number: h.Segment, Epoch: epoch, Nonce: j.Nonce(),
@@ -273,7 +276,7 @@ func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64, ck
 	key := segmentKey(head.Log, head.Number)
 	enc, err := s.encoders.take(ctx)
 	if err != nil {
-		return fmt.Errorf("put %s: %w", key, err)
+		return nil, fmt.Errorf("put %s: %w", key, err)
 	}
 	giveBack := sync.OnceFunc(func() { s.encoders.give(enc) })
 	defer giveBack()
@@ -282,7 +285,7 @@ func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64, ck
 		err = fmt.Errorf("%w: %w", err, ErrCorrupt)
 	}
 	if err != nil {
-		return fmt.Errorf("pack segment %s: %w", key, err)
+		return nil, fmt.Errorf("pack segment %s: %w", key, err)
 	}
 	if len(data) <= encodedCopyMax {
 		data = slices.Clone(data)
@@ -297,7 +300,10 @@ func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64, ck
 				s.log.Info("segment stored after all", "key", key, "took", time.Since(began).Round(time.Millisecond))
 			}
 			note(nil)
-			return err
+			if err != nil {
+				return nil, err
+			}
+			return s.fillCache(head, data), nil
 		}
 		note(err)
 		if told.IsZero() || time.Since(told) >= tellEvery {
@@ -305,7 +311,7 @@ func (s *Store) putJournal(ctx context.Context, j *wal.Journal, epoch uint64, ck
 			s.log.Warn("segment not stored yet: will try again until it is", "key", key, "err", err)
 		}
 		if !pause(ctx, wait) {
-			return fmt.Errorf("put %s: %w", key, err)
+			return nil, fmt.Errorf("put %s: %w", key, err)
 		}
 	}
 }
@@ -325,7 +331,6 @@ const (
 func (s *Store) putSegment(ctx context.Context, key string, head segmentHead, data []byte, orphans uint64) error {
 	_, err := s.objects.Put(ctx, key, data, objstore.Condition{IfAbsent: true})
 	if err == nil {
-		s.fillCache(head, data)
 		return nil
 	}
 	f, rerr := s.readFooter(ctx, head.Log, head.Number, false)
@@ -359,8 +364,6 @@ func (s *Store) replaceOrphan(ctx context.Context, key string, head segmentHead,
 		return fmt.Errorf("segment %s was written by %s in epoch %d: %w", key, f.head.Host, f.head.Epoch, ErrFenced)
 	}
 	s.log.Warn("segment of a writer that was fenced is replaced", "key", key, "epoch", f.head.Epoch, "host", f.head.Host)
-	if _, err = s.objects.Put(ctx, key, data, objstore.Condition{IfMatch: info.Tag}); err == nil {
-		s.fillCache(head, data)
-	}
+	_, err = s.objects.Put(ctx, key, data, objstore.Condition{IfMatch: info.Tag})
 	return err // whatever it is, the next try finds out what happened
 }
