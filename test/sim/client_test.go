@@ -253,6 +253,7 @@ func (w *world) look(inc *incarnation, b *branch) {
 // deleteBranch deletes a branch.
 func (w *world) deleteBranch(inc *incarnation, b *branch) {
 	what := "delete " + b.name
+	before := b.deleted
 	b.deleted = maybe
 	w.start(inc, what, func(ctx context.Context) error {
 		return inc.store.DeleteBranch(ctx, project, b.name)
@@ -261,7 +262,7 @@ func (w *world) deleteBranch(inc *incarnation, b *branch) {
 		case err == nil:
 			b.deleted = yes
 		case errors.Is(err, cow.ErrInUse):
-			b.deleted = no
+			b.deleted = before
 		default:
 			w.mustBe(inc, err, what, cow.ErrNotFound)
 		}
