@@ -14,8 +14,9 @@ import (
 // be called concurrently. See the package doc for how a write travels.
 type Branch struct {
 	store   *Store
-	id      BranchID
-	log     uint16 // index of this branch's own log in lineage
+	id      BranchID // of its log
+	branch  BranchID // its own
+	log     uint16   // index of its log in lineage
 	lineage []BranchID
 	epoch   uint64
 	info    BranchInfo // as of the opening
@@ -125,7 +126,7 @@ func (b *Branch) Info() BranchInfo {
 }
 
 // ID returns the branch's id.
-func (b *Branch) ID() BranchID { return b.id }
+func (b *Branch) ID() BranchID { return b.branch }
 
 // Size returns the device's size in bytes.
 func (b *Branch) Size() int64 {
@@ -172,7 +173,7 @@ func (b *Branch) Status() BranchStatus {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st := BranchStatus{
-		ID: b.id, Seq: head.Seq, Segment: uint64(head.Segment), Stored: uint64(b.stored), Epoch: b.epoch,
+		ID: b.branch, Seq: head.Seq, Segment: uint64(head.Segment), Stored: uint64(b.stored), Epoch: b.epoch,
 		SizeBytes: b.size, Reads: b.counters.reads, Writes: b.counters.writes, Flushes: b.counters.flushes,
 		Trims: b.counters.trims, Batches: b.counters.batches,
 		ReadBytes: b.counters.readBytes, WriteBytes: b.counters.writeBytes, Mode: "flush",

@@ -59,6 +59,14 @@ type BranchInfo struct {
 	Durability Durability      `json:"durability,omitempty"`
 	Settings   json.RawMessage `json:"settings,omitempty"`
 
+	Protected bool      `json:"protected,omitempty"` // from deletion and restoration
+	Expires   time.Time `json:"expires,omitzero"`    // when it is deleted by itself
+	Throwaway string    `json:"throwaway,omitempty"` // the host that made it for one use
+	Deleted   time.Time `json:"deleted,omitzero"`    // when it was
+	// Restored is when it was restored last, to barrier RestoredSeq.
+	Restored    time.Time `json:"restored,omitzero"`
+	RestoredSeq uint64    `json:"restored_seq,omitempty"`
+
 	// Err is set in lists only, for a branch whose records could not be read:
 	// then only Project, Name and perhaps ID are known.
 	Err error `json:"-"`
@@ -71,6 +79,9 @@ type BranchOptions struct {
 	From       BranchID        // the parent
 	At         ask.Point       // of From, to begin as. Default: its last barrier.
 	Settings   json.RawMessage // kept with the branch, not read here
+	// Throwaway says that the branch is for one use of this host, which deletes it
+	// then, or after a restart: see Expiring. It can not be brought back.
+	Throwaway bool
 }
 
 const (
@@ -87,12 +98,17 @@ type nameRecord struct {
 }
 
 func (m *manifest) info() BranchInfo {
-	return BranchInfo{
-		ID: m.ID, Project: m.Project, Name: m.Name, ParentID: m.Parent, ForkSeq: uint64(m.Fork.Seq),
+	info := BranchInfo{
+		ID: m.branch(), Project: m.Project, Name: m.Name, ParentID: m.Parent, ForkSeq: uint64(m.forkSeq()),
 		Seq:     uint64(max(m.Fork.Seq, m.Head.Seq)),
 		Created: m.Created, Size: m.Size, Attached: m.Epoch > 0 && !m.Clean, Host: m.Host,
 		Epoch: m.Epoch, Durability: m.durability(), Settings: m.Settings,
+		Protected: m.Protected, Expires: m.Expires, Throwaway: m.Throwaway, Deleted: m.Deleted,
 	}
+	if m.Restored != nil {
+		info.Restored, info.RestoredSeq = m.Restored.Time, uint64(m.Restored.Seq)
+	}
+	return info
 }
 
 // CheckSize returns nil for a size that a device may have: a positive multiple
@@ -245,6 +261,9 @@ func (s *Store) DeleteProject(ctx context.Context, name string) error {
 		}
 		if s.isOpen(b.ID) {
 			return fmt.Errorf("delete project %q: branch %q: %w", name, b.Name, ErrInUse)
+		}
+		if b.Protected {
+			return fmt.Errorf("delete project %q: branch %q: %w", name, b.Name, ErrProtected)
 		}
 		if b.Attached && b.Host != s.opts.Host {
 			return fmt.Errorf("delete project %q: %w", name, &AttachedError{

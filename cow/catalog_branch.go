@@ -46,6 +46,12 @@ func (s *Store) CreateBranch(ctx context.Context, project, name string, o Branch
 	if o.Durability != "" {
 		m.Durability = o.Durability
 	}
+	if o.Throwaway {
+		m.Throwaway = s.opts.Host
+		if err := s.putExpiring(ctx, m.ID); err != nil {
+			return fail(err)
+		}
+	}
 	if _, err := s.putManifest(ctx, m, objstore.Condition{IfAbsent: true}); err != nil {
 		return fail(err)
 	}
@@ -75,7 +81,7 @@ func (s *Store) checkFree(ctx context.Context, project, name string) error {
 	if err != nil {
 		return err
 	}
-	m, _, err := s.readManifest(ctx, id)
+	m, _, err := s.readBranch(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -100,7 +106,7 @@ func (s *Store) newManifest(ctx context.Context, project, name string, from Bran
 		m.Lineage = []BranchID{id}
 		return m, nil, nil
 	}
-	pm, _, err := s.readManifest(ctx, from)
+	pm, _, err := s.readBranch(ctx, from)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -164,9 +170,10 @@ func (s *Store) remember(id BranchID, tr *tree) {
 
 // isOpen tells whether this process has the branch open.
 func (s *Store) isOpen(id BranchID) bool {
+	log := s.logOf(id)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.open[id] != nil
+	return s.open[log] != nil
 }
 
 // claimName gives the name to the branch, if nobody has it.
@@ -251,7 +258,7 @@ func (s *Store) Branch(ctx context.Context, project, name string) (BranchInfo, e
 // named returns the branch if it has the name. The manifest has the last word: it is
 // what a rename or a deletion changes, whose crash may leave a name behind.
 func (s *Store) named(ctx context.Context, id BranchID, project, name string) (BranchInfo, error) {
-	m, _, err := s.readManifest(ctx, id)
+	m, _, err := s.readBranch(ctx, id)
 	if err != nil {
 		return BranchInfo{}, err
 	}
@@ -264,7 +271,7 @@ func (s *Store) named(ctx context.Context, id BranchID, project, name string) (B
 // BranchByID returns the branch with the id, which may have been deleted: its
 // children go on using it.
 func (s *Store) BranchByID(ctx context.Context, id BranchID) (BranchInfo, error) {
-	m, _, err := s.readManifest(ctx, id)
+	m, _, err := s.readBranch(ctx, id)
 	if err != nil {
 		return BranchInfo{}, err
 	}
@@ -293,9 +300,10 @@ func (s *Store) Branches(ctx context.Context, project string) ([]BranchInfo, err
 	})
 }
 
-// UpdateBranch changes the branch's Settings, or makes its device larger.
+// UpdateBranch changes the branch's Settings, whether it is Protected, or makes its
+// device larger. A branch that expires can not be protected.
 func (s *Store) UpdateBranch(ctx context.Context, id BranchID, change func(*BranchInfo) error) error {
-	m, err := s.updateManifest(ctx, id, func(m *manifest) error {
+	m, err := s.updateBranch(ctx, id, func(m *manifest) error {
 		info := m.info()
 		if err := change(&info); err != nil {
 			return err
@@ -306,7 +314,10 @@ func (s *Store) UpdateBranch(ctx context.Context, id BranchID, change func(*Bran
 		if info.Size < m.Size {
 			return fmt.Errorf("%w: %d bytes, the device has %d and can not shrink", ErrInvalidSize, info.Size, m.Size)
 		}
-		m.Settings, m.Size = info.Settings, info.Size
+		if info.Protected && !m.Expires.IsZero() {
+			return fmt.Errorf("protect branch %s/%s: it would be deleted at %s: %w", m.Project, m.Name, timeText(m.Expires), ErrExpires)
+		}
+		m.Settings, m.Size, m.Protected = info.Settings, info.Size, info.Protected
 		return nil
 	})
 	if err != nil {
@@ -314,7 +325,7 @@ func (s *Store) UpdateBranch(ctx context.Context, id BranchID, change func(*Bran
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if o := s.open[id]; o != nil && o.branch != nil {
+	if o := s.open[m.ID]; o != nil && o.branch != nil {
 		o.branch.setSize(m.Size)
 	}
 	return nil
@@ -336,7 +347,7 @@ func (s *Store) RenameBranch(ctx context.Context, project, name, newName string)
 	if name == newName {
 		return nil
 	}
-	_, err = s.updateManifest(ctx, id, func(m *manifest) error {
+	_, err = s.updateBranch(ctx, id, func(m *manifest) error {
 		m.Name = newName
 		return nil
 	})
@@ -363,9 +374,31 @@ func (s *Store) deleteBranch(ctx context.Context, project, name string, id Branc
 	if s.isOpen(id) {
 		return fmt.Errorf("delete branch %s/%s: %w", project, name, ErrInUse)
 	}
-	_, err := s.updateManifest(ctx, id, func(m *manifest) error {
+	m, _, err := s.readBranch(ctx, id)
+	if err == nil && m.Deleted.IsZero() && m.Throwaway == "" && !m.Protected && m.Name == name {
+		err = s.putDeleted(ctx, m)
+	}
+	if err == nil {
+		m, err = s.markDeleted(ctx, project, name, id)
+	}
+	if err == nil {
+		err = s.objects.Delete(ctx, nameKey(project, name))
+	}
+	if err != nil {
+		return fmt.Errorf("delete branch %s/%s: %w", project, name, err)
+	}
+	s.forked.Remove(m.ID)
+	return nil
+}
+
+// markDeleted says in the manifest that the branch is deleted.
+func (s *Store) markDeleted(ctx context.Context, project, name string, id BranchID) (*manifest, error) {
+	return s.updateBranch(ctx, id, func(m *manifest) error {
 		if m.Project != project || m.Name != name {
 			return ErrNotFound // a name that a rename left behind
+		}
+		if m.Protected {
+			return ErrProtected
 		}
 		if s.attachedElsewhere(m) {
 			return &AttachedError{
@@ -375,16 +408,11 @@ func (s *Store) deleteBranch(ctx context.Context, project, name string, id Branc
 		if m.Deleted.IsZero() {
 			m.Deleted = s.now().UTC()
 		}
+		if m.Throwaway != "" && m.Gone.IsZero() {
+			m.Gone = m.Deleted
+		}
 		return nil
 	})
-	if err == nil {
-		err = s.objects.Delete(ctx, nameKey(project, name))
-	}
-	if err != nil {
-		return fmt.Errorf("delete branch %s/%s: %w", project, name, err)
-	}
-	s.forked.Remove(id)
-	return nil
 }
 
 // listNames returns what follows the prefix in the keys below it.

@@ -186,7 +186,7 @@ func (c *checker) project(ctx context.Context, project string) {
 func (c *checker) name(ctx context.Context, project, name string) (BranchID, bool) {
 	id, err := c.s.resolve(ctx, project, name)
 	if err == nil {
-		if _, _, merr := c.s.readManifest(ctx, id); isGone(merr) {
+		if _, _, merr := c.s.readBranch(ctx, id); isGone(merr) {
 			// A name is there before its manifest goes, and gone after: look again.
 			if _, err = c.s.resolve(ctx, project, name); err == nil {
 				c.damage(manifestKey(id), merr, &Affected{Branch: id, Project: project, Name: name})
@@ -202,7 +202,7 @@ func (c *checker) name(ctx context.Context, project, name string) (BranchID, boo
 
 // branch checks one branch.
 func (c *checker) branch(ctx context.Context, id BranchID, done, total int) error {
-	m, _, err := c.s.readManifest(ctx, id)
+	m, _, err := c.s.readBranch(ctx, id)
 	switch {
 	case isGone(err) && c.opts.Branch == id:
 		return err
@@ -213,7 +213,7 @@ func (c *checker) branch(ctx context.Context, id BranchID, done, total int) erro
 		return ctx.Err()
 	}
 	c.now, c.foreign = m, c.s.attachedElsewhere(m)
-	c.manifests.Add(id, m)
+	c.manifests.Add(m.ID, m)
 	if c.opts.Progress != nil {
 		c.opts.Progress(CheckProgress{Branch: m.info(), Done: done, Total: total})
 	}
@@ -287,7 +287,7 @@ func (c *checker) here() *Affected {
 	if c.now == nil {
 		return nil
 	}
-	return &Affected{Branch: c.now.ID, Project: c.now.Project, Name: c.now.Name}
+	return &Affected{Branch: c.now.branch(), Project: c.now.Project, Name: c.now.Name}
 }
 
 // blocks is a range of the branch being checked, as what a damage affects.

@@ -159,6 +159,31 @@
 // for reading, and BranchOptions.At makes a branch of one. An LSN is looked for on the
 // line that the branch is on now, and before that began on those that it left for it.
 //
+// A snapshot is a barrier with a name, in the branch's manifest ([Store.CreateSnapshot]).
+// A snapshot that was deleted is remembered for a while, for the sake of the error.
+//
+// # Restoring
+//
+// [Store.RestoreBranch] makes a branch begin anew at a barrier of its own past or of
+// another branch's. Its id, name, settings and snapshots stay; what was written before
+// stays too, in the log that it leaves, for children, snapshots and, if that is asked
+// for, a branch that keeps the state before. It goes on in a new log, which is what a
+// new branch at that barrier would have. The manifest of the old log then names the
+// next log, and that one replacement, which needs that nobody has the branch attached,
+// is all that happens to the branch: before it the new log is nobody's, and after it
+// whoever wants to attach the old one is led on. A writer on another host attaches by
+// replacing the same manifest, so that one of the two is refused: no writer can
+// acknowledge what the branch then does not have. So the id of a branch is that of its
+// first log, whose manifest always names the newest one, and the id of its log another.
+//
+// # Deletion
+//
+// A deleted branch has lost its name, and has a record that leads to it, so that
+// [Store.UndeleteBranch] can bring it back until a collection has taken it for good.
+// A branch that expires, or that was made for one use, has a record too, so that
+// [Store.Expiring] finds it without a look at the others. A protected branch is neither
+// deleted nor restored.
+//
 // # Several hosts
 //
 // A branch that another host has attached, or had when it died, is refused with an

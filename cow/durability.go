@@ -51,7 +51,7 @@ func (s *Store) SetDurability(ctx context.Context, id BranchID, d Durability) er
 	if err := d.Check(); err != nil {
 		return err
 	}
-	m, _, err := s.readManifest(ctx, id)
+	m, _, err := s.readBranch(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func (s *Store) SetDurability(ctx context.Context, id BranchID, d Durability) er
 		return fmt.Errorf("set durability: %w", s.attachedError(ctx, m))
 	}
 	if !s.isOpen(id) && (m.Epoch == 0 || m.Clean) {
-		_, err := s.updateManifest(ctx, id, func(m *manifest) error {
+		_, err := s.updateBranch(ctx, id, func(m *manifest) error {
 			if m.Epoch > 0 && !m.Clean {
 				return fmt.Errorf("set durability of branch %s/%s: it is being opened: %w", m.Project, m.Name, ErrInUse)
 			}

@@ -17,7 +17,11 @@ var (
 	ErrInUse = errors.New("in use")
 	// ErrNotKept: the barrier was there, and is beyond what is kept.
 	ErrNotKept = errors.New("not kept any more")
-	// ErrTooMany: as many barriers are open for reading as Options.Views allows.
+	// ErrProtected: the branch is protected from deletion and restoration.
+	ErrProtected = errors.New("protected")
+	// ErrExpires: the branch is to be deleted by itself.
+	ErrExpires = errors.New("it expires")
+	// ErrTooMany: there are as many of that as there can be.
 	ErrTooMany = errors.New("too many")
 	// ErrTooDeep: the branch would have more ancestors than an address can name.
 	ErrTooDeep = errors.New("too many ancestors")

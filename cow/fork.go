@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	ask "github.com/bough-db/bough/cow/point"
 	"github.com/bough-db/bough/wal"
@@ -22,26 +21,37 @@ func (s *Store) beginning(ctx context.Context, pm *manifest, p ask.Point) (at mo
 		}
 		return at, pm.Lineage, tr, err
 	}
-	h, err := s.history(ctx, pm)
+	at, lm, err := s.barrierAt(ctx, pm, p)
 	if err != nil {
 		return at, nil, nil, err
+	}
+	return at, lm.Lineage, nil, nil
+}
+
+// barrierAt returns the barrier of the branch that the point names, and the manifest of
+// the log that it lies in. On a store that several hosts share, it is stored then.
+func (s *Store) barrierAt(ctx context.Context, m *manifest, p ask.Point) (moment, *manifest, error) {
+	h, err := s.history(ctx, m)
+	if err != nil {
+		return moment{}, nil, err
 	}
 	b, err := h.resolve(ctx, p)
 	if err != nil {
-		return at, nil, nil, err
+		return moment{}, nil, err
 	}
-	at = b.moment()
-	i := slices.Index(pm.Lineage, at.Log)
-	if i < 0 {
-		return at, nil, nil, fmt.Errorf("barrier %d of %s lies in %s, which is not in its lineage: %w", at.Seq, pm.ID, at.Log, ErrCorrupt)
-	}
-	if s.opts.Shared {
-		// Other hosts have to find it.
-		if err := s.publishLog(ctx, at.Log, at.Segment); err != nil {
-			return at, nil, nil, fmt.Errorf("store barrier %d: %w", at.Seq, err)
+	at := b.moment()
+	lm := h.manifestOf(at.Log)
+	if lm == nil {
+		if lm, _, err = s.readManifest(ctx, at.Log); err != nil {
+			return at, nil, err
 		}
 	}
-	return at, pm.Lineage[:i+1], nil, nil
+	if s.opts.Shared {
+		if err := s.publishLog(ctx, at.Log, at.Segment); err != nil {
+			return at, nil, fmt.Errorf("store barrier %d: %w", at.Seq, err)
+		}
+	}
+	return at, lm, nil
 }
 
 // publishLog sees to it that a segment of a log is in the store, if this process writes

@@ -37,7 +37,17 @@ type history struct {
 	s        *Store
 	m        *manifest // of the branch
 	chapters []chapter // read so far, the branch's own first
+	known    []known   // stretches read lately
 }
+
+// known is a stretch that was read.
+type known struct {
+	log BranchID
+	*stretch
+}
+
+// knownMax is how many stretches are remembered while one question is answered.
+const knownMax = 16
 
 // chapter is the part of one log that belongs to a branch's history.
 type chapter struct {
@@ -104,6 +114,16 @@ func (h *history) chapter(ctx context.Context, i int) (*chapter, error) {
 	return &h.chapters[i], nil
 }
 
+// manifestOf returns the manifest of a log, if it has been read.
+func (h *history) manifestOf(log BranchID) *manifest {
+	for i := range h.chapters {
+		if m := h.chapters[i].m; m.ID == log {
+			return m
+		}
+	}
+	return nil
+}
+
 // floor returns the barrier that the oldest part of the history, which has been read,
 // began as, if that is of another project: it can be opened, but nothing before it.
 func (h *history) floor() *Barrier {
@@ -118,12 +138,21 @@ func (h *history) floor() *Barrier {
 
 // stretch returns the part of a chapter that has segment n.
 func (h *history) stretch(ctx context.Context, c *chapter, n wal.SegmentNo) (*stretch, error) {
+	for _, k := range h.known {
+		if k.log == c.m.ID && k.from <= n && n <= k.to {
+			return k.stretch, nil
+		}
+	}
 	at := c.m.layout()
 	for i := 0; ; i++ {
 		p := at.piece(n)
 		r, err := h.s.readPiece(ctx, c.m.ID, p, h.s.writes(c.m))
 		if err == nil {
-			return c.stretch(at, p, &r)
+			st, err := c.stretch(at, p, &r)
+			if err == nil {
+				h.known = append(h.known[max(0, len(h.known)-knownMax+1):], known{c.m.ID, st})
+			}
+			return st, err
 		}
 		if !isNotExist(err) || i == relocations {
 			return nil, err
@@ -336,7 +365,7 @@ func (s *Store) History(ctx context.Context, id BranchID, q HistoryQuery) (Histo
 		q.Limit = 100
 	}
 	q.Limit = min(q.Limit, HistoryMax)
-	m, _, err := s.readManifest(ctx, id)
+	m, _, err := s.readBranch(ctx, id)
 	if err != nil {
 		return page, err
 	}
@@ -357,9 +386,11 @@ func (h *history) page(ctx context.Context, q HistoryQuery) (page HistoryPage, e
 	if q.OldestFirst {
 		step, begin, end = h.forth, tooOld, tooNew
 	}
-	cur, err := h.seek(ctx, begin)
-	if err != nil {
-		return page, err
+	var cur cursor
+	if q.OldestFirst || q.Before > 0 {
+		if cur, err = h.seek(ctx, begin); err != nil {
+			return page, err
+		}
 	}
 	if q.OldestFirst && cur.stretch == nil {
 		if floor := h.floor(); floor != nil && !tooOld(floor) && !tooNew(floor) {

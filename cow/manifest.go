@@ -27,7 +27,9 @@ type manifest struct {
 	Generation uint64 `json:"generation"`
 	Nonce      nonce  `json:"nonce"`
 
-	ID      BranchID  `json:"id"`
+	ID      BranchID  `json:"id"`               // of the log
+	Branch  BranchID  `json:"branch,omitempty"` // that it is the log of; empty: the same id
+	Next    BranchID  `json:"next,omitempty"`   // the log that the branch goes on in
 	Project string    `json:"project"`
 	Name    string    `json:"name"`
 	Created time.Time `json:"created"`
@@ -59,6 +61,22 @@ type manifest struct {
 	Packs    []packRef   `json:"packs,omitempty"`
 	Claims   []packClaim `json:"claims,omitempty"`
 	Replaced []packRef   `json:"replaced,omitempty"`
+
+	// Gone is when the branch, deleted before, could come back no more.
+	Gone time.Time `json:"gone,omitzero"`
+
+	// Protected says that the branch may neither be deleted nor restored. It is
+	// deleted by itself after Expires.
+	Protected bool      `json:"protected,omitempty"`
+	Expires   time.Time `json:"expires,omitzero"`
+	// Throwaway is the host that made the branch for one use; empty: none.
+	Throwaway string `json:"throwaway,omitempty"`
+	// Restored is how the branch came to begin where it does, if it was restored.
+	Restored *restored `json:"restored,omitempty"`
+
+	// Snapshots are named barriers, by name, and Dropped the last ones deleted.
+	Snapshots []snapshot `json:"snapshots,omitempty"`
+	Dropped   []snapshot `json:"dropped,omitempty"`
 
 	// Settings are not ours: the layers above keep theirs here.
 	Settings json.RawMessage `json:"settings,omitempty"`

@@ -21,17 +21,22 @@ func (s *Store) Open(ctx context.Context, id BranchID) (*Branch, error) {
 // OpenWith is Open with options.
 func (s *Store) OpenWith(ctx context.Context, id BranchID, opts OpenOptions) (*Branch, error) {
 	for {
+		log := s.logOf(id)
 		s.mu.Lock()
 		if s.closed {
 			s.mu.Unlock()
 			return nil, fmt.Errorf("open branch %s: %w", id, ErrClosed)
 		}
-		o := s.open[id]
+		o := s.open[log]
 		if o == nil {
 			o = &opening{ready: make(chan struct{}), gone: make(chan struct{})}
-			s.open[id] = o
+			s.open[log] = o
 			s.mu.Unlock()
-			return s.openFirst(ctx, id, o, opts)
+			b, err := s.openFirst(ctx, log, o, opts)
+			if errors.Is(err, errMoved) {
+				continue
+			}
+			return b, err
 		}
 		if o.branch != nil && o.branch.refs > 0 {
 			o.branch.refs++
@@ -61,13 +66,13 @@ func (s *Store) OpenWith(ctx context.Context, id BranchID, opts OpenOptions) (*B
 	}
 }
 
-func (s *Store) openFirst(ctx context.Context, id BranchID, o *opening, opts OpenOptions) (*Branch, error) {
-	b, err := s.attach(ctx, id, opts)
+func (s *Store) openFirst(ctx context.Context, log BranchID, o *opening, opts OpenOptions) (*Branch, error) {
+	b, err := s.attach(ctx, log, opts)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err != nil {
-		delete(s.open, id)
-		o.err = fmt.Errorf("open branch %s: %w", id, err)
+		delete(s.open, log)
+		o.err = fmt.Errorf("open branch %s: %w", log, err)
 		close(o.ready)
 		close(o.gone)
 		return nil, o.err
@@ -94,11 +99,15 @@ func (s *Store) attach(ctx context.Context, id BranchID, opts OpenOptions) (*Bra
 	return b, nil
 }
 
-// attachAt raises the branch's epoch and loads its tree.
+// attachAt raises the epoch of the branch that writes the log id, and loads its tree.
 func (s *Store) attachAt(ctx context.Context, id BranchID, opts OpenOptions, start *startRead) (*Branch, error) {
 	m, tag, err := s.readManifest(ctx, id)
 	if err != nil {
 		return nil, err
+	}
+	if m.Next != "" {
+		s.noteLog(m.branch(), m.Next)
+		return nil, errMoved
 	}
 	if start != nil {
 		start.lineage <- m.Lineage
@@ -130,6 +139,9 @@ func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opt
 	tr, forked := s.forked.Get(id)
 	m, err := s.changeManifest(ctx, m, tag, func(m *manifest) error {
 		switch {
+		case m.Next != "":
+			s.noteLog(m.branch(), m.Next)
+			return errMoved
 		case !m.Deleted.IsZero():
 			return fmt.Errorf("branch %s/%s was deleted: %w", m.Project, m.Name, ErrNotFound)
 		case s.attachedElsewhere(m) && !opts.mayTake(m):
@@ -174,7 +186,7 @@ func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opt
 	}
 	s.forked.Remove(id)
 	b := &Branch{
-		store: s, id: id, info: m.info(), log: m.own(), lineage: m.Lineage, epoch: m.Epoch, size: m.Size,
+		store: s, id: id, branch: m.branch(), info: m.info(), log: m.own(), lineage: m.Lineage, epoch: m.Epoch, size: m.Size,
 		open: newBatch(), nextSeq: l.at.Seq + 1, partial: map[uint64]partialBlock{},
 		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, savedCkpt: l.ckpt, tree: l.tree, head: l.at,
 		lastTime: l.at.Time, mark: l.at.Mark,

@@ -53,7 +53,7 @@ func timeText(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
 // time, or whose mark is at or before an LSN. A point that there is not is a
 // PointError. Its cost does not depend on the length of the history.
 func (s *Store) Resolve(ctx context.Context, id BranchID, p ask.Point) (Barrier, error) {
-	m, _, err := s.readManifest(ctx, id)
+	m, _, err := s.readBranch(ctx, id)
 	if err != nil {
 		return Barrier{}, err
 	}
@@ -228,10 +228,6 @@ func (r *resolver) beyond(ctx context.Context, lsn uint64) error {
 		return r.fail(r.last, nil, "it is of timeline %d, which has it at @seq:%d and which the branch left after @seq:%d; on timeline %d its WAL is at %s",
 			end.timeline(), had.Seq, end.Seq, r.last.timeline(), lsnText(r.last.LSN))
 	}
-}
-
-func (r *resolver) snapshot(ctx context.Context, name string) (Barrier, error) {
-	return Barrier{}, r.fail(nil, nil, "there is no snapshot %q", name)
 }
 
 func lsnText(lsn uint64) string { return fmt.Sprintf("%X/%X", lsn>>32, uint32(lsn)) }

@@ -150,6 +150,7 @@ type Store struct {
 	broken map[BranchID]error         // branches whose journals could not be recovered
 	left   map[BranchID]int           // branches that left journals on disk, and how many at most
 	views  map[*View]struct{}         // that are open, or being opened
+	moved  map[BranchID]BranchID      // the logs of branches that were restored
 
 	recoverMu patientLock // one recovery at a time
 
@@ -186,6 +187,7 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 		open: map[BranchID]*opening{}, broken: map[BranchID]error{}, left: map[BranchID]int{},
 		recoverMu: newPatientLock(),
 		views:     map[*View]struct{}{},
+		moved:     map[BranchID]BranchID{},
 		live:      map[indexKey]*liveSegment{}, ahead: make(chan struct{}, aheadFetches),
 		starts: make(chan struct{}, startRequests),
 	}

@@ -83,7 +83,7 @@ func (s *Store) attachedElsewhere(m *manifest) bool {
 // up as far as that is possible.
 func (s *Store) attachedError(ctx context.Context, m *manifest) *AttachedError {
 	e := &AttachedError{
-		ID: m.ID, Project: m.Project, Name: m.Name, Host: m.Host, Epoch: m.Epoch, Durability: m.durability(),
+		ID: m.branch(), Project: m.Project, Name: m.Name, Host: m.Host, Epoch: m.Epoch, Durability: m.durability(),
 	}
 	if at, err := s.storedHead(ctx, m); err == nil {
 		e.Seq, e.Time = at.Seq, at.Time
@@ -94,7 +94,7 @@ func (s *Store) attachedError(ctx context.Context, m *manifest) *AttachedError {
 // Stored returns the last barrier of a branch that the store has, which is all that
 // other hosts see of it, and its time.
 func (s *Store) Stored(ctx context.Context, id BranchID) (wal.Seq, time.Time, error) {
-	m, _, err := s.readManifest(ctx, id)
+	m, _, err := s.readBranch(ctx, id)
 	if err != nil {
 		return 0, time.Time{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -35,6 +36,7 @@ type pastBranch struct {
 	now  []uint64 // as written
 	open map[uint64]bool
 	mark Mark
+	snap map[string]pastBarrier
 }
 
 func (p *pastBranch) last() *pastBarrier { return &p.past[len(p.past)-1] }
@@ -46,6 +48,7 @@ type timeModel struct {
 	all    []*pastBranch
 	made   int
 	stamps uint64
+	pasts  [][]pastBarrier // of branches, when they were restored or got a snapshot
 }
 
 // TestTimeModel is the model of time with everything that changes history. I2, I5, I6.
@@ -66,7 +69,9 @@ func (m *timeModel) run(ops int) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	m.all = []*pastBranch{{name: MainBranch, id: b.ID, now: make([]uint64, timeBlocks), open: map[uint64]bool{}}}
+	m.all = []*pastBranch{{
+		name: MainBranch, id: b.ID, now: make([]uint64, timeBlocks), open: map[uint64]bool{}, snap: map[string]pastBarrier{},
+	}}
 	for i := range ops {
 		p := m.all[m.rng.IntN(len(m.all))]
 		if err := m.step(ctx, p); err != nil {
@@ -106,11 +111,17 @@ func (m *timeModel) step(ctx context.Context, p *pastBranch) error {
 		return m.ask(ctx, p)
 	case k < 90 && len(m.all) < 8:
 		return m.branch(ctx, p)
-	case k < 95:
+	case k < 92:
+		return m.snapshot(ctx, p)
+	case k < 94:
+		return m.restore(ctx, p)
+	case k < 96:
 		return m.close(ctx, p)
-	case k < 97:
-		return m.closeInAHurry(ctx, p)
+	case k < 97 && len(m.all) > 1:
+		return m.remove(ctx, p)
 	case k < 98:
+		return m.closeInAHurry(ctx, p)
+	case k < 99:
 		for _, p := range m.all {
 			if err := m.flushOpen(ctx, p); err != nil {
 				return err
@@ -271,6 +282,15 @@ func (m *timeModel) pick(p *pastBranch) (ask.Point, *pastBarrier) {
 	if len(p.past) == 0 {
 		return ask.Point{}, nil
 	}
+	if len(p.snap) > 0 && m.rng.IntN(5) == 0 {
+		for _, name := range slices.Sorted(maps.Keys(p.snap)) {
+			if b := p.snap[name]; m.rng.IntN(2) == 0 {
+				b.Bytes = 0
+				return ask.Point{Kind: ask.Snapshot, Name: name}, &b
+			}
+		}
+		return ask.Point{Kind: ask.Snapshot, Name: "none"}, nil
+	}
 	b := &p.past[m.rng.IntN(len(p.past))]
 	switch m.rng.IntN(5) {
 	case 0:
@@ -427,8 +447,12 @@ func (m *timeModel) branch(ctx context.Context, p *pastBranch) error {
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(p.past, func(b pastBarrier) bool { return b.Seq == want.Seq })
-	m.adopt(c, info.ID, p.past[:i+1])
+	i := slices.IndexFunc(p.past, func(b pastBarrier) bool { return b.Seq == want.Seq && b.Log == want.Log })
+	past := p.past[:i+1]
+	if i < 0 { // a snapshot of what the branch left when it was restored
+		past = m.pastOf(*want)
+	}
+	m.adopt(c, info.ID, past)
 	if wal.Seq(info.ForkSeq) != want.Seq {
 		return fmt.Errorf("branch at %v is of barrier %d, want %d", at, info.ForkSeq, want.Seq)
 	}
@@ -448,7 +472,7 @@ func (m *timeModel) branchHead(ctx context.Context, p *pastBranch) error {
 
 // adopt gives a new branch its past.
 func (m *timeModel) adopt(c *pastBranch, id BranchID, past []pastBarrier) {
-	c.id, c.past, c.now = id, slices.Clone(past), make([]uint64, timeBlocks)
+	c.id, c.past, c.now, c.snap = id, slices.Clone(past), make([]uint64, timeBlocks), map[string]pastBarrier{}
 	if len(past) > 0 {
 		c.now, c.mark = slices.Clone(c.last().state), c.last().Mark
 	}

@@ -357,6 +357,70 @@ func TestTraceBranch(t *testing.T) {
 	})
 }
 
+// TestTracePast is what is done with the past: a branch of it, a snapshot, a look, a
+// restoration, a deletion and its end.
+func TestTracePast(t *testing.T) {
+	traced(t, Options{SealAfter: sealTime}, func(t *testing.T, w *world, _ *memfs.FS, say func(string)) {
+		ctx := context.Background()
+		b := w.makeProject("p", 1<<30)
+		id := b.ID()
+		for stamp := range uint64(4) {
+			w.write(b, 1, stamp+1)
+			wait(2 * sealTime)
+		}
+		say("branch at a barrier: the footers that lead to it, manifest, a look at the log, name")
+		info, err := w.store.CreateBranch(ctx, "p", "c", BranchOptions{From: id, At: at(t, "seq:2")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		say("open it: the footers up to the barrier")
+		c := w.open(info.ID)
+		w.expect(c, 1, 2)
+		w.closeBranch(c)
+		say("snapshot of the last barrier but one")
+		if _, err := w.store.CreateSnapshot(ctx, id, "s", at(t, "seq:3")); err != nil {
+			t.Fatal(err)
+		}
+		say("look at the snapshot")
+		v, err := w.store.OpenAt(ctx, id, at(t, "s"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.expectIn(v, 1, 3)
+		v.Close()
+		say("the history")
+		if page, err := w.store.History(ctx, id, HistoryQuery{Limit: 2}); err != nil || len(page.Barriers) != 2 {
+			t.Errorf("%+v, %v", page, err)
+		}
+		w.closeBranch(b)
+		say("restore to the snapshot, and keep the state before: its branch, the next log, then the one replacement")
+		if _, err := w.store.RestoreBranch(ctx, id, RestoreOptions{At: at(t, "s"), KeepAs: "k"}); err != nil {
+			t.Fatal(err)
+		}
+		say("open it: it is another log")
+		b = w.open(id)
+		w.expect(b, 1, 3)
+		w.write(b, 1, 9)
+		w.closeBranch(b)
+		say("restore again: the first log names the newest")
+		if _, err := w.store.RestoreBranch(ctx, id, RestoreOptions{At: at(t, "seq:1")}); err != nil {
+			t.Fatal(err)
+		}
+		say("delete")
+		if err := w.store.DeleteBranch(ctx, "p", "k"); err != nil {
+			t.Fatal(err)
+		}
+		all, err := w.store.DeletedBranches(ctx, "p")
+		if err != nil || len(all) != 1 {
+			t.Fatalf("%v, %v", all, err)
+		}
+		say("bring it back")
+		if _, err := w.store.UndeleteBranch(ctx, all[0].ID, ""); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // TestTraceRecovery is a power cut, and what the next life does.
 func TestTraceRecovery(t *testing.T) {
 	traced(t, Options{SealAfter: time.Hour}, func(t *testing.T, w *world, mem *memfs.FS, say func(string)) {

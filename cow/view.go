@@ -30,7 +30,7 @@ type View struct {
 // Resolve. Whoever gets a View closes it. There are Options.Views of them at most:
 // ErrTooMany.
 func (s *Store) OpenAt(ctx context.Context, id BranchID, p ask.Point) (*View, error) {
-	m, _, err := s.readManifest(ctx, id)
+	m, _, err := s.readBranch(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -47,17 +47,10 @@ func (s *Store) OpenAt(ctx context.Context, id BranchID, p ask.Point) (*View, er
 		return fail(err)
 	}
 	if err := v.load(ctx, m, p); err != nil {
-		return fail(joinClose(err, v))
+		v.Close()
+		return fail(err)
 	}
 	return v, nil
-}
-
-// joinClose closes a View that did not come to be, and returns why it did not.
-func joinClose(err error, v *View) error {
-	if cerr := v.Close(); cerr != nil {
-		return fmt.Errorf("%w; %w", err, cerr)
-	}
-	return err
 }
 
 func (s *Store) addView(v *View) error {
@@ -155,18 +148,17 @@ func (v *View) lookup(ctx context.Context, first uint64, out []addr) error {
 
 // Close ends the reads that are under way and gives the View back. Calls after the
 // first do nothing.
-func (v *View) Close() error {
+func (v *View) Close() {
 	v.mu.Lock()
 	first := !v.closed
 	v.closed = true
 	v.mu.Unlock()
 	if !first {
-		return nil
+		return
 	}
 	v.cancel()
 	v.reads.Wait()
 	v.store.mu.Lock()
 	defer v.store.mu.Unlock()
 	delete(v.store.views, v)
-	return nil
 }
