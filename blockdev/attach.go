@@ -97,6 +97,33 @@ func (r *request) detach(ctx context.Context, resp *response) error {
 	return removeRecord(r.State, a.ID)
 }
 
+// cache tells the kernel whether the device has a volatile cache, while it is in use.
+func (r *request) cache(resp *response) error {
+	a := r.Attachment
+	l, err := openLoop(a.Number)
+	if err != nil {
+		return err
+	}
+	defer l.close()
+	if tag, _ := l.tag(); !r.owns(a, tag) {
+		return fmt.Errorf("%s is bound to something else by now", a.Device)
+	}
+	// As in attach, the record says that there is something to put back before there is.
+	if a.WriteThrough {
+		if err := a.write(r.State); err != nil {
+			return err
+		}
+	}
+	if err := setWriteCache(a.Number, a.WriteThrough); err != nil {
+		return err
+	}
+	resp.Attachment = a
+	if !a.WriteThrough {
+		return a.write(r.State)
+	}
+	return nil
+}
+
 // owns reports whether loop device a.Number still has the binding that a tells of.
 func (r *request) owns(a Attachment, tag string) bool {
 	if a.DiskSeq != "" {

@@ -243,3 +243,39 @@ func TestSilentDevice(t *testing.T) {
 	r.attach(t, o) // takes its turn after the first was cleaned up
 	r.detach(t, o.ID)
 }
+
+// TestWriteCacheChangesInUse changes what the device promises while programs use it.
+func TestWriteCacheChangesInUse(t *testing.T) {
+	r := start(t)
+	o := r.branch("main", fresh())
+	o.Format = true
+	a := r.attach(t, o)
+	want := func(mode string, through bool) {
+		t.Helper()
+		if got := sysfs(t, a.Number, "queue/write_cache"); got != mode {
+			t.Errorf("write cache %q, want %q", got, mode)
+		}
+		at, ok, err := r.volumes.Get(t.Context(), o.ID)
+		if err != nil || !ok || at.WriteThrough != through {
+			t.Errorf("attached as %+v, %v, %v", at, ok, err)
+		}
+		text, err := os.ReadFile(filepath.Join(r.state, "run", o.ID, "attach.json"))
+		if err != nil || strings.Contains(string(text), `"write_through": true`) != through {
+			t.Errorf("recorded: %s, %v", text, err)
+		}
+	}
+	want("write back", false)
+	branchfstest.Run(t, "files", o.Dir, "write")
+	for _, through := range []bool{true, true, false, true} {
+		if err := r.volumes.SetWriteThrough(t.Context(), o.ID, through); err != nil {
+			t.Fatal(err)
+		}
+		want(map[bool]string{true: "write through", false: "write back"}[through], through)
+		branchfstest.Run(t, "files", o.Dir, "check")
+	}
+	r.detach(t, o.ID)
+	if got := realCache(t, a.Number); got != "write back" {
+		t.Errorf("the next user of loop%d is told of a cache %q", a.Number, got)
+	}
+	wantError(t, r.volumes.SetWriteThrough(t.Context(), o.ID, true), blockdev.ErrNotAttached, o.ID)
+}

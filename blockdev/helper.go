@@ -114,6 +114,8 @@ func helperMain(in io.Reader, out io.Writer) int {
 			err = req.grow(ctx)
 		case "trim":
 			err = req.trim()
+		case "cache":
+			err = req.cache(&resp)
 		default:
 			err = fmt.Errorf("unknown operation %q", req.Op)
 		}

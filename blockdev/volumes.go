@@ -227,6 +227,33 @@ func (v *Volumes) Trim(ctx context.Context, id string) error {
 	return v.onAttached(ctx, "trim", id)
 }
 
+// SetWriteThrough tells the kernel whether the device of an attached branch promises
+// durability without flushes, while it is in use: see AttachOptions.WriteThrough. The
+// device has to keep that promise from before it is made until after it is taken back.
+// The kernel waits until what is under way has ended.
+func (v *Volumes) SetWriteThrough(ctx context.Context, id string, through bool) error {
+	const what = "set write cache of branch"
+	vol, done, err := v.take(ctx, id)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", what, id, err)
+	}
+	if vol.attached == nil {
+		done()
+		return fmt.Errorf("%s %s: %w", what, id, ErrNotAttached)
+	}
+	a := *vol.attached
+	a.WriteThrough = through
+	resp, err := v.run(ctx, request{Op: "cache", Attachment: a})
+	if err == nil {
+		vol.attached = &resp.Attachment
+	}
+	v.yield(err, done, func() {})
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", what, id, err)
+	}
+	return nil
+}
+
 func (v *Volumes) onAttached(ctx context.Context, op, id string) error {
 	vol, done, err := v.take(ctx, id)
 	if err != nil {

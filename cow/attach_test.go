@@ -78,3 +78,38 @@ func TestTakeOverNamesTheWriter(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSetWriteThrough turns the promise that a write is durable on and off (I1).
+func TestSetWriteThrough(t *testing.T) {
+	w := newWorld(t, Options{})
+	b := w.makeProject("p", deviceBytes)
+	barriers := func(what string, write func(), want uint64) {
+		t.Helper()
+		before := b.Status().Batches
+		write()
+		if got := b.Status().Batches - before; got != want {
+			t.Errorf("%s: %d barriers, want %d", what, got, want)
+		}
+	}
+	set := func(on bool) func() {
+		return func() {
+			if err := b.SetWriteThrough(on); err != nil || b.WriteThrough() != on {
+				t.Errorf("SetWriteThrough(%v): %v", on, err)
+			}
+		}
+	}
+	write := func() { w.writeUnflushed(b, 1, 7) }
+	barriers("a write", write, 0)
+	barriers("turned on", set(true), 1) // what was written before is durable
+	barriers("a write, through", write, 1)
+	barriers("turned on again", set(true), 0)
+	barriers("turned off", set(false), 0)
+	barriers("a write, not through", write, 0)
+	if mode := b.Status().Mode; mode != "flush" {
+		t.Errorf("mode %q", mode)
+	}
+	w.closeBranch(b)
+	if err := b.SetWriteThrough(true); err == nil {
+		t.Error("a closed branch promises something")
+	}
+}

@@ -45,6 +45,7 @@ type Branch struct {
 	stored     wal.SegmentNo  // all segments up to this one are in the store
 	tail       wal.SegmentNo  // the segment of the last batch committed
 	durability Durability
+	through    bool          // a write waits until it is durable
 	progress   chan struct{} // closed when stored, durability or failed changes
 	trouble    storeTrouble
 	partial    map[uint64]partialBlock
@@ -136,7 +137,24 @@ func (b *Branch) Size() int64 {
 }
 
 // WriteThrough reports whether a write is durable when it returns.
-func (b *Branch) WriteThrough() bool { return b.store.opts.WriteThrough }
+func (b *Branch) WriteThrough() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.through
+}
+
+// SetWriteThrough changes whether a write is durable when it returns. When it returns
+// nil after turning that on, everything written before is durable too: whoever has been
+// sending flushes may stop. Before it is turned off, they have to begin again.
+func (b *Branch) SetWriteThrough(on bool) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.through = on
+	if !on {
+		return nil
+	}
+	return b.flush()
+}
 
 // Err returns the failure after which nothing is acknowledged, or nil.
 func (b *Branch) Err() error {
@@ -178,7 +196,7 @@ func (b *Branch) Status() BranchStatus {
 		Trims: b.counters.trims, Batches: b.counters.batches,
 		ReadBytes: b.counters.readBytes, WriteBytes: b.counters.writeBytes, Mode: "flush",
 	}
-	if b.WriteThrough() {
+	if b.through {
 		st.Mode = "through"
 	}
 	st.Waiting = b.waiting

@@ -191,7 +191,7 @@ func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opt
 		stored: l.at.Segment, nextSeg: l.at.Segment + 1, lastCkpt: l.ckpt, savedCkpt: l.ckpt, tree: l.tree, head: l.at,
 		lastTime: l.at.Time, mark: l.at.Mark,
 		tail: l.at.Segment, durability: m.durability(), progress: make(chan struct{}), taken: taken,
-		hasFailed:    make(chan struct{}),
+		hasFailed: make(chan struct{}), through: s.opts.WriteThrough,
 		durabilityMu: newPatientLock(),
 	}
 	if s.opts.Marker != nil {

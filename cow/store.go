@@ -37,7 +37,8 @@ type Options struct {
 	// Shared says that other hosts use the store too. A new branch then waits until
 	// what it begins with is in the store: its parent's journals are on this host.
 	Shared bool
-	// WriteThrough makes every write durable before it is acknowledged.
+	// WriteThrough makes every write durable before it is acknowledged, on all
+	// branches; see Branch.SetWriteThrough for one.
 	WriteThrough bool
 	// SealAfter is how long after its first barrier a journal is sent to the
 	// store. Default: 2 s.

@@ -170,7 +170,7 @@ func (b *Branch) admit() error {
 // spills what has become large. mu is held, and released.
 func (b *Branch) wrote() error {
 	defer b.mu.Unlock()
-	if b.WriteThrough() {
+	if b.through {
 		bt := b.open
 		if err := b.waitBatch(bt); err != nil {
 			return err

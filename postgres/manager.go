@@ -317,6 +317,24 @@ func (m *Manager) StatusOf(id cow.BranchID) Status {
 	return e.status()
 }
 
+// RunningAt returns the address for clients of the branch's endpoint, if that runs. It
+// asks nobody.
+func (m *Manager) RunningAt(id cow.BranchID) (addr string, ok bool) {
+	m.mu.Lock()
+	e := m.endpoints[id]
+	m.mu.Unlock()
+	if e == nil {
+		return "", false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	s := e.running()
+	if s == nil || s.hasExited() {
+		return "", false
+	}
+	return e.at(s).Address, true
+}
+
 // AdminSocket returns the directory of the branch's admin socket, for
 // psql -h DIR -U postgres. While the endpoint runs, a server listens there; the
 // name is that of the default port, 5432, whatever its port for clients is.

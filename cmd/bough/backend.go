@@ -26,7 +26,7 @@ import (
 type backend struct {
 	app      *app
 	log      *slog.Logger
-	store    *cow.Store
+	store    catalogue
 	disks    *disks
 	volumes  *volumes
 	endpoint *postgres.Manager
@@ -48,6 +48,8 @@ type backend struct {
 	mu       sync.Mutex
 	stopping bool
 	deleting map[cow.BranchID]bool
+
+	running running
 }
 
 var _ api.Backend = (*backend)(nil)
@@ -220,15 +222,21 @@ func (b *backend) connection(ctx context.Context, p cow.ProjectInfo, br cow.Bran
 		URL: url, Host: host, Port: port, Role: s.Role, Password: s.Password, Database: s.Database,
 		Options: "-c branch=" + br.Project + "/" + br.Name,
 	}
-	if b.endpoint.StatusOf(br.ID).State != postgres.Running {
-		return conn, nil
+	err = b.addAdmin(&conn, br.ID)
+	return conn, err
+}
+
+// addAdmin says how the superuser gets in, while the branch's Postgres runs.
+func (b *backend) addAdmin(conn *api.Connection, id cow.BranchID) error {
+	if b.endpoint.StatusOf(id).State != postgres.Running {
+		return nil
 	}
-	dir, err := b.endpoint.AdminSocket(br.ID)
+	dir, err := b.endpoint.AdminSocket(id)
 	if err != nil {
-		return api.Connection{}, err
+		return err
 	}
-	conn.Admin = &api.AdminConnection{SocketDir: dir, Port: adminPort, Role: adminRole, Database: s.Database}
-	return conn, nil
+	conn.Admin = &api.AdminConnection{SocketDir: dir, Port: adminPort, Role: adminRole, Database: conn.Database}
+	return nil
 }
 
 // The superuser's way in; see postgres.Manager.AdminSocket.

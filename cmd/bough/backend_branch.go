@@ -92,8 +92,9 @@ func (b *backend) SetBranch(ctx context.Context, project, name string, req api.S
 	if err := b.store.SetDurability(ctx, br.ID, d); err != nil {
 		return api.Branch{}, branchError(err, project, name)
 	}
-	if err := b.endpoint.SetDurability(ctx, br.ID, d); err != nil {
-		return api.Branch{}, fmt.Errorf("the durability of %s/%s is %s, but its Postgres was not told: %w", project, name, d, err)
+	err = errors.Join(b.volumes.follow(ctx, br.ID), b.endpoint.SetDurability(ctx, br.ID, d))
+	if err != nil {
+		return api.Branch{}, fmt.Errorf("the durability of %s/%s is %s, but its device or its Postgres was not told: %w", project, name, d, err)
 	}
 	return b.Branch(ctx, project, name)
 }
@@ -283,6 +284,8 @@ func (b *backend) RenameBranch(ctx context.Context, project, name, to string) (a
 	if err := b.elsewhere(br, "suspend it"); err != nil {
 		return api.Branch{}, err
 	}
+	b.running.forget(project + "/" + name)
+	defer b.running.forget(project + "/" + name)
 	if err := b.store.RenameBranch(ctx, project, name, to); err != nil {
 		return api.Branch{}, branchError(err, project, to)
 	}

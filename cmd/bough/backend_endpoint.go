@@ -125,11 +125,26 @@ func (b *backend) Suspend(ctx context.Context, project, branch string) (api.Bran
 
 // Connection implements api.Endpoints.
 func (b *backend) Connection(ctx context.Context, project, branch string) (api.Connection, error) {
+	ref := project + "/" + branch
+	if known, ok := b.running.find(ref); ok && known.conn.URL != "" {
+		if _, ok := b.endpoint.RunningAt(known.id); ok {
+			conn := known.conn
+			err := b.addAdmin(&conn, known.id)
+			return conn, err
+		}
+	}
+	mark := b.running.mark()
 	p, br, err := b.find(ctx, project, branch)
 	if err != nil {
 		return api.Connection{}, err
 	}
-	return b.connection(ctx, p, br)
+	conn, err := b.connection(ctx, p, br)
+	if err == nil {
+		known := runningBranch{id: br.ID, conn: conn}
+		known.conn.Admin = nil
+		b.running.note(ref, known, mark)
+	}
+	return conn, err
 }
 
 // Attach implements api.Endpoints.
@@ -189,12 +204,20 @@ type waker struct{ b *backend }
 
 // Wake implements proxy.Waker.
 func (w waker) Wake(ctx context.Context, project, branch string) (string, error) {
+	ref := project + "/" + branch
+	if known, ok := w.b.running.find(ref); ok && !w.b.isDeleting(known.id) {
+		if addr, ok := w.b.endpoint.RunningAt(known.id); ok {
+			w.b.volumes.started(known.id, true)
+			return addr, nil
+		}
+	}
+	mark := w.b.running.mark()
 	_, br, err := w.b.find(ctx, project, branch)
 	if api.CodeOf(err) == api.CodeNotFound || err == nil && w.b.isDeleting(br.ID) {
 		return "", proxy.ErrNotFound
 	}
 	if err != nil {
-		return "", err
+		return "", toClient(err)
 	}
 	at, err := w.b.endpoint.StartBranch(ctx, br)
 	if err == nil {
@@ -206,13 +229,29 @@ func (w waker) Wake(ctx context.Context, project, branch string) (string, error)
 			Hint: "Run `bough detach " + project + "/" + branch + "` on its host.",
 		}
 	}
-	if e, ok := errors.AsType[*api.Error](err); ok && e.Code == api.CodeInUse { // on another host
-		return "", &proxy.Error{Code: "55006", Message: e.Message, Hint: e.Hint}
-	}
 	if errors.Is(err, cow.ErrNotFound) {
 		return "", proxy.ErrNotFound
 	}
-	return at.Address, err
+	if err != nil {
+		return "", toClient(err)
+	}
+	w.b.running.note(ref, runningBranch{id: br.ID}, mark)
+	return at.Address, nil
+}
+
+// toClient returns what a client may be told of why an endpoint does not start, who
+// has not authenticated yet: that another host has the branch, or that the store does
+// not answer.
+func toClient(err error) error {
+	if e, ok := errors.AsType[*api.Error](translate(err)); ok {
+		switch e.Code {
+		case api.CodeInUse:
+			return &proxy.Error{Code: "55006", Message: e.Message, Hint: e.Hint}
+		case api.CodeUnavailable:
+			return &proxy.Error{Code: "57P03", Message: e.Message, Hint: e.Hint}
+		}
+	}
+	return err
 }
 
 // lost clears away what uses a branch that another host has taken over; see

@@ -100,6 +100,7 @@ func translate(err error) error {
 		{postgres.ErrBadConf, api.CodeInvalidRequest, ""},
 		{postgres.ErrClosed, api.CodeUnavailable, "the daemon is stopping"},
 		{cow.ErrClosed, api.CodeUnavailable, "the daemon is stopping"},
+		{errStoreSilent, api.CodeUnavailable, "try again when it does; `bough status` shows what waits for it"},
 	} {
 		if errors.Is(err, t.target) {
 			return &api.Error{Code: t.code, Message: oneLine(err.Error()), Hint: t.hint}

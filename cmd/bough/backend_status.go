@@ -112,10 +112,21 @@ func (b *backend) branchStatus(v api.Branch, clients int) (api.BranchStatus, boo
 		st := open.Status()
 		s.PendingBytes, s.PendingSince, s.Waiting = st.Exposure, st.Oldest, st.Waiting
 		s.StoreError, s.StoreErrorSince = oneLine(st.StoreError), st.StoreErrorSince
+		if age := b.app.now().Sub(st.Oldest); s.StoreError == "" && !st.Oldest.IsZero() && age > b.patienceOf(st.Durability) {
+			s.StoreError, s.StoreErrorSince = "it has not answered yet", st.Oldest
+		}
 		s.TakenOver = takenView(st.TakenOver)
 		s.Durability = api.Durability(st.Durability)
 	}
 	return s, v.Attached || v.Error != "" || v.Endpoint != api.EndpointSuspended || held.by != ""
+}
+
+// patienceOf is how long it is normal that something is not in the store yet.
+func (b *backend) patienceOf(d cow.Durability) time.Duration {
+	if d == cow.DurabilityRemote {
+		return 5 * time.Second
+	}
+	return 30 * time.Second // a journal is sealed after 2 s, and then there may be a queue
 }
 
 func (b *backend) journalStatus() api.JournalStatus {

@@ -167,7 +167,7 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 	d.peers = newPeers(d.store, localNetwork(), d.log)
 	d.peers.far = d.frames != nil || isURL(o.store)
 	d.backend = &backend{
-		app: o.app, store: d.store, disks: d.disks, log: d.log, started: o.now(), listen: d.listener.Addr().String(),
+		app: o.app, store: catalogue{d.store, storePatience}, disks: d.disks, log: d.log, started: o.now(), listen: d.listener.Addr().String(),
 		state: o.state, location: o.store, writeMode: o.writeMode, memoryBytesMax: o.memoryBytes,
 		journals: d.journals, journalBytes: o.journalBytes, frames: d.frames, memory: memory,
 		deleting: map[cow.BranchID]bool{}, peers: d.peers, meter: d.meter,
@@ -218,7 +218,7 @@ func (o *serve) openKernel(ctx context.Context, d *daemon) (err error) {
 	d.volumes = newVolumes(d.peers, d.kernel, through)
 	d.crowd = newCrowd(d.log)
 	d.endpoint, err = postgres.New(ctx, postgres.Options{
-		StateDir: o.state, Store: d.store, Volumes: d.volumes, Hold: d.volumes.hold, WriteThrough: through,
+		StateDir: o.state, Store: d.backend.store, Volumes: d.volumes, Hold: d.volumes.hold, WriteThrough: through,
 		BinDir: o.pgBin, User: o.pgUser, Clients: d.crowd.of, Logger: d.log,
 	})
 	if err != nil {

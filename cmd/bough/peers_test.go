@@ -45,7 +45,7 @@ func newNode(t *testing.T, objects objstore.Store, name string) *node {
 	p.tellFirst, p.tellMost = 10*time.Millisecond, 10*time.Millisecond
 	n := &node{t: t, store: store, info: cow.HostInfo{ID: name, Run: hosts.NewRun(), Token: hosts.NewToken(), Network: testNetwork}}
 	n.backend = &backend{
-		store: store, peers: p, log: quiet, disks: newDisks(store, quiet), volumes: newVolumes(p, nil, false), host: n.info,
+		store: catalogue{store, storePatience}, peers: p, log: quiet, disks: newDisks(store, quiet), volumes: newVolumes(p, nil, false), host: n.info,
 	}
 	t.Cleanup(func() {
 		p.close()

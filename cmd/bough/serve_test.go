@@ -236,6 +236,7 @@ func TestTranslate(t *testing.T) {
 		{cow.ErrInvalidSize, api.CodeInvalidRequest},
 		{cow.ErrTooDeep, api.CodeInvalidRequest},
 		{cow.ErrInUse, api.CodeInUse},
+		{errStoreSilent, api.CodeUnavailable},
 		{cow.ErrFenced, api.CodeFenced},
 		{cow.ErrCorrupt, api.CodeCorrupt},
 		{cow.ErrNewerFormat, api.CodeNewerFormat},

@@ -135,9 +135,9 @@ func seconds(d time.Duration) string {
 func (o *status) storeTrouble(b api.BranchStatus, j api.JournalStatus) string {
 	since := seconds(o.now().Sub(b.StoreErrorSince))
 	if b.Durability == api.DurabilityRemote {
-		return fmt.Sprintf("the store has not taken commits for %s: they wait: %s", since, oneLine(b.StoreError))
+		return fmt.Sprintf("commits have waited for the store for %s: %s", since, oneLine(b.StoreError))
 	}
-	return fmt.Sprintf("uploads fail for %s; writes go on while there is journal, %s are left: %s",
+	return fmt.Sprintf("uploads have failed for %s, and %s of journal are left for writes: %s",
 		since, size(j.BytesMax-j.UsedBytes), oneLine(b.StoreError))
 }
 

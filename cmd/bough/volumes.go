@@ -61,6 +61,9 @@ type holding struct {
 	branch *cow.Branch // nil while it is being opened
 	device string
 	dir    string
+
+	mode    *sync.Mutex // one change of the device's promise at a time
+	through bool        // the kernel was told that the device needs no flushes
 }
 
 func newVolumes(peers *peers, kernel *blockdev.Volumes, through bool) *volumes {
@@ -92,7 +95,7 @@ func (v *volumes) claim(ctx context.Context, id cow.BranchID, by holder, dir str
 		defer v.mu.Unlock()
 		return &heldError{id: id, by: h.by, at: h.dir}
 	}
-	h := &holding{by: by, dir: dir}
+	h := &holding{by: by, dir: dir, mode: &sync.Mutex{}}
 	v.held[id] = h
 	v.mu.Unlock()
 
@@ -158,10 +161,19 @@ func (v *volumes) release(ctx context.Context, id cow.BranchID) error {
 	return err
 }
 
-// Attach implements postgres.Volumes.
+// Attach implements postgres.Volumes. What the device promises is not up to o.
 func (v *volumes) Attach(ctx context.Context, o blockdev.AttachOptions) (blockdev.Attachment, error) {
-	if b := v.get(cow.BranchID(o.ID)).branch; b != nil {
-		defer v.disks.attach(b.Info())()
+	h := v.get(cow.BranchID(o.ID))
+	if h.branch == nil {
+		return blockdev.Attachment{}, fmt.Errorf("attach branch %s: %w", o.ID, cow.ErrClosed)
+	}
+	defer v.disks.attach(h.branch.Info())()
+	h.mode.Lock()
+	defer h.mode.Unlock()
+	if o.WriteThrough = v.wantsThrough(h.branch); o.WriteThrough {
+		if err := h.branch.SetWriteThrough(true); err != nil {
+			return blockdev.Attachment{}, err
+		}
 	}
 	at, err := v.Volumes.Attach(ctx, o)
 	if err != nil {
@@ -170,9 +182,51 @@ func (v *volumes) Attach(ctx context.Context, o blockdev.AttachOptions) (blockde
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if h := v.held[cow.BranchID(o.ID)]; h != nil {
-		h.device, h.dir = at.Device, at.Dir
+		h.device, h.dir, h.through = at.Device, at.Dir, at.WriteThrough
 	}
 	return at, nil
+}
+
+// wantsThrough tells whether each write of a branch is to be durable when it is
+// acknowledged, so that the kernel sends no flushes. At durability remote it is: a loop
+// device does nothing else during a flush, so that every read that reaches it would
+// wait as long as a request to the store takes, or as long as the store is away.
+func (v *volumes) wantsThrough(b *cow.Branch) bool {
+	return v.through || b.Durability() == cow.DurabilityRemote
+}
+
+// follow makes the device of a branch promise what the durability, which has changed,
+// wants. The branch keeps the promise from before the kernel relies on it until after
+// it does not any more.
+func (v *volumes) follow(ctx context.Context, id cow.BranchID) error {
+	h := v.get(id)
+	if h.branch == nil {
+		return nil // it will be attached as it is by then
+	}
+	h.mode.Lock()
+	defer h.mode.Unlock()
+	now := v.get(id)
+	want := v.wantsThrough(h.branch)
+	if now.branch != h.branch || now.device == "" || now.through == want {
+		return nil
+	}
+	if want {
+		if err := h.branch.SetWriteThrough(true); err != nil {
+			return err
+		}
+	}
+	if err := v.SetWriteThrough(ctx, string(id), want); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	if held := v.held[id]; held != nil && held.branch == h.branch {
+		held.through = want
+	}
+	v.mu.Unlock()
+	if !want {
+		return h.branch.SetWriteThrough(false)
+	}
+	return nil
 }
 
 // attachUser attaches a branch for a user.

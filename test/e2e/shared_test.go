@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -15,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/bough-db/bough/api"
+	"github.com/bough-db/bough/test/netfault"
 	"github.com/bough-db/bough/test/s3server"
 )
 
@@ -89,130 +88,20 @@ func (h *host) id() string {
 	return s.Store.Host
 }
 
-// link is a way from one host to the store, which can be cut off and mended.
-type link struct {
-	listener net.Listener
-	target   string
-	tasks    sync.WaitGroup
-
-	mu    sync.Mutex
-	open  chan struct{} // closed while data passes
-	conns map[net.Conn]bool
-}
-
-// newLink returns a link to an address, which is gone when the test ends.
-func newLink(t *testing.T, target string) *link {
+// newLink returns a way to an address that can be made bad, which is gone when the
+// test ends.
+func newLink(t *testing.T, target string) *netfault.Link {
 	t.Helper()
-	l := &link{target: target, open: make(chan struct{}), conns: map[net.Conn]bool{}}
-	close(l.open)
-	var err error
-	if l.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	l, err := netfault.NewLink(target, netfault.Line{})
+	if err != nil {
 		t.Fatal(err)
 	}
-	l.tasks.Go(l.accept)
 	t.Cleanup(func() {
-		_ = l.listener.Close()
-		l.mend()
-		l.mu.Lock()
-		for c := range l.conns {
-			_ = c.Close()
+		if err := l.Close(); err != nil {
+			t.Error(err)
 		}
-		l.conns = nil
-		l.mu.Unlock()
-		l.tasks.Wait()
 	})
 	return l
-}
-
-func (l *link) endpoint() string { return "http://" + l.listener.Addr().String() }
-
-func (l *link) accept() {
-	for {
-		c, err := l.listener.Accept()
-		if err != nil {
-			return // the test is over
-		}
-		l.tasks.Go(func() { l.carry(c) })
-	}
-}
-
-// carry carries a connection.
-func (l *link) carry(c net.Conn) {
-	defer l.drop(c)
-	far, err := net.Dial("tcp", l.target)
-	if err != nil || !l.note(c) || !l.note(far) {
-		if far != nil {
-			_ = far.Close()
-		}
-		return
-	}
-	defer l.drop(far)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		l.copy(far, c)
-		_ = c.Close()
-		_ = far.Close()
-	}()
-	l.copy(c, far)
-	_ = c.Close()
-	_ = far.Close()
-	<-done
-}
-
-func (l *link) note(c net.Conn) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.conns == nil {
-		return false
-	}
-	l.conns[c] = true
-	return true
-}
-
-func (l *link) drop(c net.Conn) {
-	_ = c.Close()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.conns, c)
-}
-
-// copy copies what passes, as far as it may.
-func (l *link) copy(to io.Writer, from io.Reader) {
-	p := make([]byte, 64<<10)
-	for {
-		n, err := from.Read(p)
-		l.mu.Lock()
-		open := l.open
-		l.mu.Unlock()
-		<-open
-		if n > 0 {
-			if _, werr := to.Write(p[:n]); werr != nil {
-				return
-			}
-		}
-		if err != nil {
-			return
-		}
-	}
-}
-
-// cut lets nothing pass any more; connections stay, and new ones are made.
-func (l *link) cut() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.open = make(chan struct{})
-}
-
-// mend lets everything pass that has waited.
-func (l *link) mend() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	select {
-	case <-l.open:
-	default:
-		close(l.open)
-	}
 }
 
 // logHas returns an error unless the daemon's log has all the words on one line.

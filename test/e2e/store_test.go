@@ -1,0 +1,200 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bough-db/bough/api"
+	"github.com/bough-db/bough/test/netfault"
+)
+
+// TestStoreAway takes the store away while clients commit at durability remote, and
+// brings it back. Commits wait, what is on the host goes on, and nothing fails but
+// what needs the store; then everything goes on by itself.
+func TestStoreAway(t *testing.T) {
+	t.Parallel()
+	c := sharedStore(t)
+	l := newLink(t, c.server.Address())
+	h := c.hostAt(t, c.server.URLAt("http://"+l.Address(), "store"))
+	p := c.project()
+	ref := p + "/main"
+	h.start()
+	h.bough("project", "create", p, "--durability", "remote")
+	ledger := &ledger{}
+	ledger.create(h, p)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	clients := ledger.run(ctx, h, p)
+	eventually(t, connectLimit, "clients commit", ledger.moved(20))
+	// What a query needs, of the catalogue too, is on the host once it has run.
+	const query = "select count(*) from counter"
+	reader := h.connect(p)
+	h.count(p, query)
+	if _, err := reader.Exec(t.Context(), query); err != nil {
+		t.Fatal(err)
+	}
+
+	l.Set(netfault.Line{Blackhole: true})
+	defer l.Set(netfault.Line{})
+	// The status says what waits, without waiting for the store itself.
+	eventually(t, commandLimit, "the status says that commits wait", func() error {
+		var s api.Status
+		h.json(&s, "status")
+		if s.Store.Error == "" || len(s.Branches) != 1 || s.Branches[0].Ref() != ref {
+			return fmt.Errorf("%+v", s)
+		}
+		if b := s.Branches[0]; b.StoreError == "" || b.PendingBytes == 0 || b.PendingSince.IsZero() || b.StoreErrorSince.IsZero() {
+			return fmt.Errorf("%+v", b)
+		}
+		return nil
+	})
+	if out := h.bough("status"); !strings.Contains(out, "commits have waited for the store for") || !strings.Contains(out, "does not answer") {
+		t.Errorf("status:\n%s", out)
+	}
+	before := ledger.total()
+	// Reads of what the host has go on, on old and new connections.
+	reads, stop := context.WithTimeout(t.Context(), connectLimit)
+	defer stop()
+	if n, err := h.tryCount(reads, p, query); err != nil || n != ledgerClients {
+		t.Errorf("%d rows on a new connection, %v", n, err)
+	}
+	if _, err := reader.Exec(reads, query); err != nil {
+		t.Errorf("read: %v", err)
+	}
+	for _, r := range h.together([]string{"branch", "list"}, []string{"branch", "create", p + "/dev"}, []string{"start", p + "/none"}) {
+		checkRefused(t, r, 1, []string{"the store does not answer"})
+	}
+	if now := ledger.total(); now != before {
+		t.Errorf("%d commits were acknowledged without the store", now-before)
+	}
+
+	l.Set(netfault.Line{})
+	eventually(t, connectLimit, "clients go on", ledger.moved(20))
+	cancel()
+	for err := range clients {
+		t.Errorf("a client failed: %v", err)
+	}
+	ledger.check(h, p)
+	eventually(t, connectLimit, "the status is well again", func() error {
+		var s api.Status
+		if h.json(&s, "status"); s.Store.Error != "" || s.Branches[0].StoreError != "" {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	h.bough("branch", "create", p+"/dev")
+}
+
+// TestStartWithoutStore starts a daemon while the store is away.
+func TestStartWithoutStore(t *testing.T) {
+	t.Parallel()
+	c := sharedStore(t)
+	h := c.hostAt(t, c.server.URLAt("http://127.0.0.1:1", "store"))
+	h.serveFails(h.plainServe(), 1, "127.0.0.1:1")
+	if left := leftovers(h.dir, h.state); len(left) > 0 {
+		t.Errorf("it left %v", left)
+	}
+}
+
+// openState is what status.json says of a branch that is open.
+type openState struct {
+	Segment uint64 `json:"segment"`
+	Flushes uint64 `json:"flushes"`
+}
+
+func (h *host) openState(ref string) openState {
+	h.t.Helper()
+	text, err := os.ReadFile(filepath.Join(filepath.Dir(h.disk(ref)), "status.json"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var s struct {
+		Open *openState `json:"open"`
+	}
+	if err := json.Unmarshal(text, &s); err != nil || s.Open == nil {
+		h.t.Fatalf("status.json of %s: %v: %s", ref, err, text)
+	}
+	return *s.Open
+}
+
+// TestDurabilityOnline changes the durability of a branch while clients work on it, who
+// see nothing of it; the settings of its server follow, and a commit is one segment.
+func TestDurabilityOnline(t *testing.T) {
+	t.Parallel()
+	c := sharedStore(t)
+	h := c.host(t)
+	p := c.project()
+	ref := p + "/main"
+	h.start("--create", p)
+	if _, err := h.pgbench(p, "-i", "-q", "-s", "2"); err != nil {
+		t.Fatal(err)
+	}
+	settings := func() (initZero, recycle string) {
+		conn := h.connect(p)
+		if err := conn.QueryRow(t.Context(), "select current_setting('wal_init_zero'), current_setting('wal_recycle')").Scan(&initZero, &recycle); err != nil {
+			t.Fatal(err)
+		}
+		return initZero, recycle
+	}
+	load := h.startLoad(p, 4, 5*time.Minute)
+	defer load.cancel()
+	history := func() int64 { return h.count(p, "select count(*) from pgbench_history") }
+	for i, d := range []string{"remote", "local", "remote"} {
+		h.bough("branch", "set", ref, "--durability", d)
+		if b := h.branchNamed(ref); string(b.Durability) != d {
+			t.Errorf("the durability is %s, want %s", b.Durability, d)
+		}
+		want := map[string]string{"remote": "on", "local": "off"}[d]
+		eventually(t, connectLimit, "the settings follow", func() error {
+			if zero, recycle := settings(); zero != want || recycle != want {
+				return fmt.Errorf("wal_init_zero %s, wal_recycle %s", zero, recycle)
+			}
+			return nil
+		})
+		before := history()
+		eventually(t, connectLimit, "clients go on", func() error {
+			if n := history(); n < before+20 {
+				return errors.New("not yet")
+			}
+			return nil
+		})
+		if load.ended() {
+			t.Fatalf("change %d: the load ended: %v", i, load.stop())
+		}
+	}
+	if err := load.stop(); err != nil {
+		t.Error(err)
+	}
+	h.checkBalances(p)
+	// Branches begin with the durability of their parent, or their own.
+	h.bough("branch", "create", p+"/same")
+	h.bough("branch", "create", p+"/other", "--durability", "local")
+	if a, b := h.branchNamed(p+"/same").Durability, h.branchNamed(p+"/other").Durability; a != "remote" || b != "local" {
+		t.Errorf("durability of branches: %s and %s", a, b)
+	}
+	h.refused(2, []string{"local or remote"}, "branch", "set", ref, "--durability", "twice")
+
+	// One client: a commit is one segment, and one request. What comes besides is of
+	// the file system's journal, every 5 s, and of a checkpoint.
+	if _, err := h.pgbench(p, "-n", "-c", "1", "-t", "50"); err != nil {
+		t.Fatal(err)
+	}
+	const commits = 200
+	began, from := time.Now(), h.openState(ref)
+	if _, err := h.pgbench(p, "-n", "-c", "1", "-t", fmt.Sprint(commits)); err != nil {
+		t.Fatal(err)
+	}
+	to := h.openState(ref)
+	segments, most := to.Segment-from.Segment, uint64(commits*11/10+20+2*time.Since(began)/time.Second)
+	t.Logf("%d commits of one client: %d segments, %d flushes in %v", commits, segments, to.Flushes-from.Flushes, time.Since(began).Round(time.Millisecond))
+	if segments > most || segments < commits {
+		t.Errorf("%d segments for %d commits, want one each, and %d at most", segments, commits, most)
+	}
+}
