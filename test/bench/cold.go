@@ -170,12 +170,14 @@ func (s *coldSuite) used(ctx context.Context, _ int) error {
 	return s.cold(ctx, api.MainBranch, fmt.Sprintf("cold wake after %d s of TPC-B elsewhere", loadSeconds), "")
 }
 
-// branches starts new branches, which have their parent's start set, and then none.
+// branches starts new branches: one that has what its parent's start read, one that
+// also has what the first start of the other one read, and one that has nothing.
 func (s *coldSuite) branches(ctx context.Context, round int) error {
-	for _, with := range []bool{true, false} {
-		name, what := fmt.Sprintf("with%d", round), "first start of a new branch, cold"
-		if !with {
-			name, what = fmt.Sprintf("without%d", round), what+", without a start set"
+	for i, what := range []string{
+		"first start of a new branch, cold", "the same of its sibling", "the same without a start set",
+	} {
+		name := fmt.Sprintf("b%d-%d", round, i)
+		if i == 2 {
 			if err := s.forget(ctx); err != nil {
 				return err
 			}
