@@ -78,10 +78,9 @@ func (b *Branch) fetchStart(ctx context.Context, set *startSet) {
 		b: b, slots: map[indexKey][]wal.Slot{},
 		memory: b.store.opts.Memory.Stats().BytesMax / 2,
 	}
-	if f.locate(ctx, set) != nil || f.index(ctx) != nil {
-		return
+	if f.locate(ctx, set) == nil && f.index(ctx) == nil {
+		f.fetch(ctx)
 	}
-	f.fetch(ctx)
 	b.store.log.LogAttrs(ctx, slog.LevelDebug, "fetched what the last start read", slog.Any("branch", b.id),
 		slog.Int("groups", len(set.groups)), slog.Int("frames", f.got), slog.Int("requests", f.runs),
 		slog.Int64("bytes", f.bytes), slog.Duration("took", time.Since(began)))
