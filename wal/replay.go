@@ -12,6 +12,10 @@ import (
 // scanBlocks is the number of blocks that recovery reads at once: 1 MiB.
 const scanBlocks = 256
 
+// inspectBlocks is the number of blocks that most files are judged by: the header and
+// the first record's. They are read alone.
+const inspectBlocks = 2
+
 // scanner reads a file block by block, many at a time.
 type scanner struct {
 	file  vfs.File
@@ -33,10 +37,14 @@ func (s *scanner) reset(file vfs.File, slots Slot) {
 // block returns the contents of a slot, valid until the next call.
 func (s *scanner) block(slot Slot) ([]byte, error) {
 	if slot < s.first || slot >= s.first+s.n {
-		if s.buf == nil {
-			s.buf = alignedBytes(scanBlocks * BlockSize)
+		want := scanBlocks
+		if slot < inspectBlocks {
+			want = inspectBlocks
 		}
-		n := min(Slot(len(s.buf)/BlockSize), s.slots-slot)
+		if len(s.buf) < want*BlockSize {
+			s.buf = alignedBytes(want * BlockSize)
+		}
+		n := min(Slot(want), s.slots-slot)
 		s.n = 0
 		if _, err := s.file.ReadAt(s.buf[:int(n)*BlockSize], int64(slot)*BlockSize); err != nil {
 			return nil, fmt.Errorf("read slot %d: %w", slot, err)
