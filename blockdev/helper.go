@@ -132,6 +132,10 @@ func helperMain(in io.Reader, out io.Writer) int {
 // take to die before it is said to hang in the kernel.
 const helperGrace = 500 * time.Millisecond
 
+// helperGraceMax is how much of a long deadline the helper keeps for that: on a busy
+// machine it takes its time to find out who uses a device.
+const helperGraceMax = 5 * time.Second
+
 // hungError says that a helper was killed and did not die: it waits in the kernel
 // for a device that does not answer. What it was doing may still happen.
 type hungError struct {
@@ -150,7 +154,7 @@ func runHelper(ctx context.Context, timeout time.Duration, req request) (respons
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	deadline, _ := ctx.Deadline()
-	req.Deadline = deadline.Add(-helperGrace)
+	req.Deadline = deadline.Add(-min(max(time.Until(deadline)/4, helperGrace), helperGraceMax))
 	text, err := json.Marshal(req)
 	if err != nil {
 		return response{}, fmt.Errorf("encode request: %w", err)

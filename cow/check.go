@@ -130,7 +130,10 @@ func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error)
 	}
 	ids := []BranchID{o.Branch}
 	if o.Branch == "" {
-		if ids, err = c.allBranches(ctx); err != nil {
+		if ids, err = c.allBranches(ctx); err == nil {
+			err = c.deletions(ctx)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("check: %w", err)
 		}
 	}
@@ -173,6 +176,30 @@ func (c *checker) allBranches(ctx context.Context) (ids []BranchID, err error) {
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids), ctx.Err()
+}
+
+// deletions checks the records that lead to deleted branches.
+func (c *checker) deletions(ctx context.Context) error {
+	prefix, after := deletedPrefix, ""
+	if c.opts.Project != "" {
+		prefix += c.opts.Project + "/"
+	}
+	for {
+		infos, err := c.s.objects.List(ctx, prefix, after, 1000)
+		if err != nil {
+			return fmt.Errorf("list %s: %w", prefix, err)
+		}
+		for _, i := range infos {
+			after = i.Key
+			project, id, _ := strings.Cut(i.Key[len(deletedPrefix):], "/")
+			if err := c.s.checkDeleted(ctx, project, BranchID(id)); err != nil && ctx.Err() == nil {
+				c.damage(i.Key, err, nil)
+			}
+		}
+		if len(infos) < 1000 {
+			return ctx.Err()
+		}
+	}
 }
 
 // project checks the record of a project that a name is of.
@@ -228,7 +255,20 @@ func (c *checker) branch(ctx context.Context, id BranchID, done, total int) erro
 	live, at := c.live()
 	end := c.log(ctx, at)
 	c.head(ctx, live, at, end)
+	c.startSet(ctx, id)
 	return ctx.Err()
+}
+
+// startSet checks what the branch's last start has left. Nothing is affected by damage
+// there, but how long the next one takes.
+func (c *checker) startSet(ctx context.Context, id BranchID) {
+	err := c.s.checkStart(ctx, id)
+	if errors.Is(err, ErrCorrupt) {
+		err = c.s.checkStart(ctx, id)
+	}
+	if err != nil && ctx.Err() == nil {
+		c.damage(startKey(id), err, nil)
+	}
 }
 
 // live returns the tree and the last barrier of the branch if it is open here, and

@@ -44,6 +44,19 @@ func (s *Store) putDeleted(ctx context.Context, m *manifest) error {
 	return nil
 }
 
+// checkDeleted returns what is wrong with the record of a deletion, if it is there.
+func (s *Store) checkDeleted(ctx context.Context, project string, id BranchID) error {
+	var rec deletedRecord
+	_, err := s.readRecord(ctx, deletedKind, deletedKey(project, id), &rec)
+	if isNotExist(err) {
+		return nil
+	}
+	if err == nil && (rec.Project != project || rec.ID != id) {
+		err = fmt.Errorf("it is of branch %s of project %q: %w", rec.ID, rec.Project, ErrCorrupt)
+	}
+	return err
+}
+
 // DeletedBranches returns the project's deleted branches that can come back; of
 // BranchInfo, Name is the one that each had, and Deleted when it was deleted.
 func (s *Store) DeletedBranches(ctx context.Context, project string) ([]BranchInfo, error) {

@@ -190,7 +190,7 @@ func TestBadServe(t *testing.T) {
 		{"user unknown", failed, []string{"nosuchuser", "--pg-user"}, []string{"--pg-user", "nosuchuser"}},
 		{"address unknown", failed, []string{"192.0.2.1", "--listen"}, []string{"--listen", "192.0.2.1:5"}},
 		{"address", usage, []string{"--listen", "HOST:PORT"}, []string{"--listen", "nonsense"}},
-		{"store elsewhere", usage, []string{"s3://b/p"}, []string{"--store", "s3://b/p"}},
+		{"store elsewhere", usage, []string{"--store", `"b"`, "3 to 63 characters"}, []string{"--store", "s3://b/p"}},
 		{"write mode", usage, []string{"flush", "through"}, []string{"--write-mode", "maybe"}},
 		{"journal too small", usage, []string{"--journal-bytes", "64"}, []string{"--journal-bytes", "1"}},
 		{"cache size", usage, []string{"--cache-bytes"}, []string{"--cache-bytes", "much"}},
