@@ -87,7 +87,7 @@ func (s *Store) newestBarrier(ctx context.Context, m *manifest) (moment, error) 
 		return moment{}, ctx.Err()
 	}
 	b := o.branch
-	if b == nil {
+	if b == nil || b.epoch != m.Epoch { // another host has taken it
 		return s.headOf(ctx, m)
 	}
 	b.treeMu.RLock()

@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	ask "github.com/bough-db/bough/cow/point"
 	"github.com/bough-db/bough/objstore"
 	"github.com/bough-db/bough/objstore/faultstore"
 	"github.com/bough-db/bough/objstore/memstore"
@@ -353,5 +354,33 @@ func TestFailureEndsTheWaitForAJournal(t *testing.T) {
 		}
 		aStore.Heal()
 		b.closeBranch(taken)
+	})
+}
+
+// A host that has lost a branch, and does not know, said that the barriers of the new
+// writer were in the future. Seed 30410.
+func TestHistoryOnAFencedHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, _, _, main := rivals(t, DurabilityLocal)
+		a.write(main, 1, 1)
+		taken := b.mustTakeOver(main.ID())
+		b.write(taken, 1, 2)
+		b.write(taken, 1, 3)
+		b.closeBranch(taken)
+		ctx := context.Background()
+		v, err := a.store.OpenAt(ctx, main.ID(), ask.Point{Kind: ask.Seq, Number: uint64(taken.Status().Seq)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := make([]byte, BlockSize)
+		if err := v.ReadAt(ctx, p, BlockSize); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := stampOf(p); err != nil || got != 3 {
+			t.Errorf("stamp %d (%v), want 3", got, err)
+		}
+		if err := v.Close(); err != nil {
+			t.Error(err)
+		}
 	})
 }
