@@ -18,14 +18,17 @@ func (w *world) write(s *session) bool {
 	var run func(context.Context) error
 	what := "write"
 	switch k := w.rng.IntN(100); {
+	case s.burst > 0 || k < w.conf.chunks:
+		if s.burst--; s.burst < 0 {
+			s.burst = w.rng.IntN(4)
+		}
+		c.cells = []int{sectors + w.rng.IntN(chunks)}
+		run = w.writing(s, c)
 	case k < 70:
-		first, n := w.sectors(k < 30)
+		first, n := w.sectors(k%2 == 0)
 		for i := range n {
 			c.cells = append(c.cells, first+i)
 		}
-		run = w.writing(s, c)
-	case k < 70+w.conf.chunks:
-		c.cells = []int{sectors + w.rng.IntN(chunks)}
 		run = w.writing(s, c)
 	default:
 		off, n := w.blocks()
@@ -198,19 +201,29 @@ func (w *world) create(inc *incarnation, parent *branch) {
 		opts.Durability, b.unsure = cow.DurabilityRemote, false
 		b.durability = opts.Durability
 	}
-	b.now = h.fork(b.name, must, w.tick(), loss, never)
+	what := fmt.Sprintf("create %s of %s", b.name, parent.name)
+	told, limit := w.tick(), never
+	if w.rng.IntN(3) == 0 {
+		if old, p, ok := w.past(inc, parent); ok {
+			h, must, told, loss, limit = old, p.at, p.at, true, p.at
+			opts.At = p.point()
+			what += fmt.Sprintf(" at barrier %d of %s", p.seq, h.name)
+		}
+	}
+	b.now = h.fork(b.name, must, told, loss, limit)
 	w.branches = append(w.branches, b)
 	base := b.now.base
-	if own != nil {
+	if own != nil && limit == never {
 		// It may be closed before it is asked, and then the log counts.
 		base.also = append(base.also, alternative{parent.now, parent.now.remote})
 	}
-	parent.making = append(parent.making, base)
+	if limit == never {
+		parent.making = append(parent.making, base)
+	}
 	made := func() {
-		base.limit = w.clock
+		base.limit = min(limit, w.clock)
 		parent.making = slices.DeleteFunc(parent.making, func(o *origin) bool { return o == base })
 	}
-	what := fmt.Sprintf("create %s of %s", b.name, parent.name)
 	var info cow.BranchInfo
 	t := w.start(inc, what, func(ctx context.Context) (err error) {
 		info, err = inc.store.CreateBranch(ctx, project, b.name, opts)

@@ -130,6 +130,7 @@ type history struct {
 	begin         clock
 	epoch         uint64
 	name          string
+	pasts         []past   // that can be named
 	before        *history // of the writer before this one
 	next          *origin  // of the history of the writer after this one
 }

@@ -62,6 +62,7 @@ type session struct {
 	flying  []int // by cell: changes under way
 	// From the first chunk of a batch on, it may become a barrier at any time.
 	free   []*window
+	burst  int  // chunks that are to follow
 	remote bool // every flush waits for the store
 }
 
@@ -163,7 +164,12 @@ func (w *world) attached(s *session) {
 		s.h.host, s.h.disk, s.h.begin = s.inc.host, s.inc.host.disk, w.clock
 		s.h.next = after.base
 	} else {
-		s.h = b.now.follow(name, s.inc.host, b.loses(s.inc.host), w.clock)
+		loss := b.loses(s.inc.host)
+		if !loss {
+			// Its journals were stored before it was opened.
+			b.now.remote = b.now.bound(false)
+		}
+		s.h = b.now.follow(name, s.inc.host, loss, w.clock)
 		s.h.epoch = epoch
 		b.now = s.h
 		for _, o := range b.making {
@@ -201,8 +207,15 @@ func (w *world) settle(s *session) {
 // errWrong is what a read of bytes that nobody wrote there wraps.
 var errWrong = errors.New("I7: wrong bytes")
 
+func isWrong(err error) bool { return errors.Is(err, errWrong) }
+
+// readable is a device, or what it was.
+type readable interface {
+	ReadAt(ctx context.Context, p []byte, off int64) error
+}
+
 // readAll reads every cell; of a chunk, its ends and a block between.
-func readAll(ctx context.Context, dev *cow.Branch, got []stamp) error {
+func readAll(ctx context.Context, dev readable, got []stamp) error {
 	buf := make([]byte, 6*blockBytes)
 	for i := 0; i < sectors; {
 		n := i + 1
@@ -241,7 +254,7 @@ func readAll(ctx context.Context, dev *cow.Branch, got []stamp) error {
 
 // mayFail checks the error of an operation on a device.
 func (w *world) mayFail(s *session, err error, what string) {
-	if errors.Is(err, errWrong) {
+	if isWrong(err) {
 		w.fail("%v: %s: %v", s.inc, what, err)
 		return
 	}
@@ -283,6 +296,7 @@ func (w *world) flush(s *session) {
 		}
 		win.end = w.clock
 		s.closed(begin, w.clock)
+		s.remember(begin)
 		w.acknowledged(s, begin, remote && s.remote)
 	})
 }

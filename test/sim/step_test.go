@@ -56,7 +56,7 @@ func drawConfig(rng *rand.Rand) config {
 		memory:     int64(pick(0, 200<<10, 1<<20)),
 		frames:     rng.IntN(8) == 0,
 		flying:     pick(1, 3, 6),
-		chunks:     pick(0, 0, 1, 3),
+		chunks:     pick(0, 0, 0, 4),
 		eager:      pick(50, 75, 90),
 		crash:      pick(0, 2, 6),
 		pause:      pick(0, 0, 6),
@@ -206,9 +206,12 @@ func (w *world) onSession(s *session) bool {
 			w.settle(s)
 		}
 		return true
+	case s.dev.Err() != nil && w.rng.IntN(4) == 0:
+		w.closeBranch(s)
+		return true
 	}
 	switch k := w.rng.IntN(100); {
-	case k < 48:
+	case k < 48 || s.burst > 0:
 		return w.write(s)
 	case k < 70:
 		w.flush(s)
@@ -220,6 +223,8 @@ func (w *world) onSession(s *session) bool {
 		w.setDurability(s)
 	case k < 95:
 		w.publish(s)
+	case k < 96:
+		return w.lookBack(s.inc, s.b)
 	case k < 97:
 		w.closeBranch(s)
 	default:
@@ -248,6 +253,9 @@ func (w *world) onBranch(inc *incarnation, b *branch) bool {
 	case b.deleted != no && w.rng.IntN(4) > 0:
 		return false
 	case b.created == maybe:
+		if w.rng.IntN(4) > 0 {
+			return false
+		}
 		w.look(inc, b)
 		return true
 	case inc.session(b) != nil:
@@ -273,8 +281,10 @@ func (w *world) onBranch(inc *incarnation, b *branch) bool {
 		w.deleteBranch(inc, b)
 	case k < 88 && b.other == "" && b.deleted == no:
 		w.rename(inc, b)
-	case k < 92:
+	case k < 91:
 		w.stop(inc.host)
+	case k < 96 && b.deleted == no:
+		return w.lookBack(inc, b)
 	default:
 		return false
 	}
