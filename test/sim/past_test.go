@@ -71,11 +71,8 @@ func (w *world) lookBack(inc *incarnation, b *branch) bool {
 		if err != nil {
 			return err
 		}
-		err = readAll(ctx, v, got)
-		if cerr := v.Close(); err == nil {
-			err = cerr
-		}
-		return err
+		defer v.Close()
+		return readAll(ctx, v, got)
 	}, func(err error) {
 		if err != nil {
 			w.mayFailOn(inc, b, own, err, what)
