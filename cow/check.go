@@ -255,20 +255,7 @@ func (c *checker) branch(ctx context.Context, id BranchID, done, total int) erro
 	live, at := c.live()
 	end := c.log(ctx, at)
 	c.head(ctx, live, at, end)
-	c.startSet(ctx, id)
 	return ctx.Err()
-}
-
-// startSet checks what the branch's last start has left. Nothing is affected by damage
-// there, but how long the next one takes.
-func (c *checker) startSet(ctx context.Context, id BranchID) {
-	err := c.s.checkStart(ctx, id)
-	if errors.Is(err, ErrCorrupt) {
-		err = c.s.checkStart(ctx, id)
-	}
-	if err != nil && ctx.Err() == nil {
-		c.damage(startKey(id), err, nil)
-	}
 }
 
 // live returns the tree and the last barrier of the branch if it is open here, and

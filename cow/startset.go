@@ -110,31 +110,20 @@ func decodeStart(key string, buf []byte) (*startSet, error) {
 
 // readStart returns the start set of a branch, or nil if there is none to be had.
 func (s *Store) readStart(ctx context.Context, id BranchID) *startSet {
-	set, err := s.getStart(ctx, id)
+	key := startKey(id)
+	buf := make([]byte, startBytesMax+1)
+	n, _, err := s.objects.ReadAt(ctx, key, buf, 0)
+	var set *startSet
+	if err == nil {
+		set, err = decodeStart(key, buf[:n])
+	}
 	if err != nil {
 		if !isNotExist(err) {
-			s.log.Debug("start set is not used", "key", startKey(id), "err", err)
+			s.log.Debug("start set is not used", "key", key, "err", err)
 		}
 		return nil
 	}
 	return set
-}
-
-func (s *Store) getStart(ctx context.Context, id BranchID) (*startSet, error) {
-	buf := make([]byte, startBytesMax+1)
-	n, _, err := s.objects.ReadAt(ctx, startKey(id), buf, 0)
-	if err != nil {
-		return nil, err
-	}
-	return decodeStart(startKey(id), buf[:n])
-}
-
-// checkStart returns what is wrong with the start set of a branch, if it has one.
-func (s *Store) checkStart(ctx context.Context, id BranchID) error {
-	if _, err := s.getStart(ctx, id); err != nil && !isNotExist(err) {
-		return err
-	}
-	return nil
 }
 
 // startAncestors is how many ancestors of a branch without a start set are asked
