@@ -3,9 +3,12 @@ package cow
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/bough-db/bough/objstore/memstore"
+	"github.com/bough-db/bough/vfs/memfs"
 )
 
 // TestTakeOverNamesTheWriter takes a branch over only from the writer that was meant,
@@ -111,5 +114,35 @@ func TestSetWriteThrough(t *testing.T) {
 	w.closeBranch(b)
 	if err := b.SetWriteThrough(true); err == nil {
 		t.Error("a closed branch promises something")
+	}
+}
+
+// TestCopiedJournals lets two processes with one host id have the same journals: what
+// the copy stores never passes for what the other one has acknowledged (I1, I3).
+func TestCopiedJournals(t *testing.T) {
+	for _, restarted := range []bool{false, true} {
+		disk := memfs.New(memfs.Options{})
+		objects := memstore.New(memstore.Options{})
+		opts := Options{Host: "a", Shared: true, SealAfter: time.Hour}
+		w := &world{t: t, disk: disk, objects: objects, opts: opts}
+		w.mustStart()
+		b := w.makeProject("p", deviceBytes)
+		w.write(b, 1, 7)
+		copied := &world{t: t, disk: disk.CrashClone(nil, memfs.Kill), objects: objects, opts: opts}
+		w.write(b, 1, 8)
+		copied.mustStart() // it stores what the journal had when it was copied
+		copied.stop()
+		if restarted {
+			again := &world{t: t, disk: disk.CrashClone(nil, memfs.Kill), objects: objects, opts: opts}
+			again.mustStart()
+			if _, err := again.store.Open(t.Context(), b.ID()); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "copied") {
+				t.Errorf("open after a crash: %v", err)
+			}
+			again.stop()
+		}
+		if _, err := b.Publish(t.Context()); !errors.Is(err, ErrFenced) || !strings.Contains(err.Error(), "copied") {
+			t.Errorf("publish: %v", err)
+		}
+		_ = w.shut() // the branch has failed
 	}
 }

@@ -172,7 +172,7 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 		// the journal all that there is of somebody's data.
 		return fmt.Errorf("journal %s: %w", r.Path(), err)
 	}
-	f, err := s.readFooter(ctx, log, h.Segment, false)
+	f, err := s.readFooter(ctx, log, h.Segment, true)
 	if isNotExist(err) {
 		if done, perr := s.recoverPacked(ctx, r); done || perr != nil {
 			return perr
@@ -180,6 +180,10 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 	}
 	switch {
 	case err == nil && f.head.Nonce == r.Nonce():
+		if have, stored := lastSeq(r.Batches()), lastSeq(f.batches); have > stored {
+			return fmt.Errorf("journal %s goes up to barrier %d, and its segment in the store to %d: another process stored that of a copy: was the state directory copied? %w",
+				r.Path(), have, stored, ErrCorrupt)
+		}
 		r.Release() // the crash came between the put and the release
 		return nil
 	case err == nil && f.head.Epoch < h.Epoch:
@@ -202,6 +206,14 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 	s.log.Info("journal recovered", "branch", log, "segment", h.Segment, "barriers", len(r.Batches()))
 	r.Release()
 	return nil
+}
+
+// lastSeq returns the number of the last barrier; 0 if there is none.
+func lastSeq(batches []wal.Batch) wal.Seq {
+	if len(batches) == 0 {
+		return 0
+	}
+	return batches[len(batches)-1].Seq
 }
 
 // recoverPacked gives a journal back whose segment was stored, and has since become

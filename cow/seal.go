@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -336,7 +337,7 @@ func (s *Store) putSegment(ctx context.Context, key string, head segmentHead, da
 	f, rerr := s.readFooter(ctx, head.Log, head.Number, false)
 	switch {
 	case rerr == nil && f.head.Nonce == head.Nonce:
-		return nil
+		return s.checkStored(ctx, key, data)
 	case rerr == nil && f.head.Epoch < orphans:
 		return s.replaceOrphan(ctx, key, head, data, orphans)
 	case rerr == nil:
@@ -347,6 +348,21 @@ func (s *Store) putSegment(ctx context.Context, key string, head segmentHead, da
 		return rerr
 	}
 	return fmt.Errorf("%w, and then: %w", err, rerr)
+}
+
+// checkStored returns nil if the object is what was to be put. Another one of the
+// same journal is of another process, which has a copy of that: what it had of the
+// journal then is in the store, and the rest has no place any more.
+func (s *Store) checkStored(ctx context.Context, key string, data []byte) error {
+	buf := make([]byte, len(data))
+	n, info, err := s.objects.ReadAt(ctx, key, buf, 0)
+	switch {
+	case err != nil:
+		return fmt.Errorf("compare %s with what was to be stored: %w", key, err)
+	case info.Size != int64(len(data)) || !bytes.Equal(buf[:n], data):
+		return fmt.Errorf("segment %s was written by another process with the same journal: was the state directory copied? %w", key, ErrFenced)
+	}
+	return nil
 }
 
 // replaceOrphan puts a segment in place of one of an epoch before orphans.
