@@ -103,9 +103,19 @@ var calls = []struct {
 	}, "(nothing)"},
 }
 
+// sequential leaves a test of one goroutine after the other out of a short run, which is
+// that under the race detector.
+func sequential(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("has no races to show")
+	}
+}
+
 // TestRepeated lets every call that may be repeated meet every fault that may pass,
 // three times in a row: it succeeds all the same.
 func TestRepeated(t *testing.T) {
+	sequential(t)
 	always := []s3fault.Fault{
 		s3fault.Internal, s3fault.InternalAfter, s3fault.SlowDown, s3fault.Hang, s3fault.Lost, s3fault.ResetRequest,
 		s3fault.ResetAfter, s3fault.Unreached,
@@ -233,6 +243,7 @@ func TestNobodyThere(t *testing.T) {
 // TestFinal lets calls meet what cannot pass: one request, and a line that says what
 // to do. None of it is "not there".
 func TestFinal(t *testing.T) {
+	sequential(t)
 	for _, test := range []struct {
 		fault s3fault.Fault
 		want  string

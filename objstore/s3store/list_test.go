@@ -17,6 +17,7 @@ import (
 
 // TestListPages: a listing of more than a page, and the pages are counted.
 func TestListPages(t *testing.T) {
+	sequential(t)
 	inWorld(t, func(w *world) {
 		const n = 2500
 		for i := range n {
@@ -77,6 +78,7 @@ func (c canned) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // TestListNonsense: a listing that cannot be is an error, and ends.
 func TestListNonsense(t *testing.T) {
+	sequential(t)
 	contents := func(keys ...string) string {
 		var b strings.Builder
 		for _, k := range keys {

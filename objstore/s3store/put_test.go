@@ -14,6 +14,7 @@ import (
 // TestPutFaults lets conditional puts meet every fault: what is returned, what is
 // stored, and how many requests it took.
 func TestPutFaults(t *testing.T) {
+	sequential(t)
 	const body = "the new object"
 	absent := objstore.Condition{IfAbsent: true}
 	open := errors.New("none of the sentinels") // it may or may not have happened
@@ -122,6 +123,7 @@ func contextFor(w *world, d time.Duration) (context.Context, context.CancelFunc)
 
 // TestNoSecrets: whatever goes wrong, no error has a credential in it.
 func TestNoSecrets(t *testing.T) {
+	sequential(t)
 	for _, fault := range []s3fault.Fault{s3fault.Denied, s3fault.Expired, s3fault.Skewed, s3fault.Internal, s3fault.Unreached, s3fault.Hang, s3fault.Elsewhere, s3fault.NotS3} {
 		inWorld(t, func(w *world) {
 			w.trip.SetRates(s3fault.Rate{Fault: fault, P: 1})
