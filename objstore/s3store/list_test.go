@@ -87,6 +87,7 @@ func TestListNonsense(t *testing.T) {
 		return b.String()
 	}
 	for _, test := range []struct{ name, body, want string }{
+		{"nothing", "", "without saying whether there were more"},
 		{"unsorted", contents("b", "a"), `not sorted: "p/a" came after "p/b"`},
 		{"repeated", contents("a", "a"), "not sorted"},
 		{"elsewhere", contents("../q"), ""},
@@ -100,7 +101,11 @@ func TestListNonsense(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				fakeHandler(t) // for the credentials
 				s := open(t, "s3://bough/p?endpoint=http://s3.test", s3store.Options{Wrap: func(http.RoundTripper) http.RoundTripper {
-					return canned("<ListBucketResult>" + test.body + "</ListBucketResult>")
+					body := test.body
+					if body != "" && !strings.Contains(body, "IsTruncated") {
+						body = "<IsTruncated>false</IsTruncated>" + body
+					}
+					return canned("<ListBucketResult>" + body + "</ListBucketResult>")
 				}})
 				infos, err := s.List(t.Context(), "", "", 0)
 				if test.want == "" {
@@ -113,4 +118,32 @@ func TestListNonsense(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestListTruncated: a listing that breaks off, at whatever byte, is not taken for a
+// shorter one, though its length is right.
+func TestListTruncated(t *testing.T) {
+	sequential(t)
+	const whole = `<?xml version="1.0" encoding="UTF-8"?>
+<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>bough</Name><Prefix>p/</Prefix><KeyCount>2</KeyCount>` +
+		`<MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>` +
+		`<Contents><Key>p/a</Key><ETag>&quot;e&quot;</ETag><Size>1</Size></Contents>` +
+		`<Contents><Key>p/b</Key><ETag>&quot;f&quot;</ETag><Size>2</Size></Contents></ListBucketResult>`
+	synctest.Test(t, func(t *testing.T) {
+		fakeHandler(t) // for the credentials
+		var body canned
+		s := open(t, "s3://bough/p?endpoint=http://s3.test", s3store.Options{
+			RetryFor: 1, Wrap: func(http.RoundTripper) http.RoundTripper { return &body },
+		})
+		for n := range len(whole) {
+			body = canned(whole[:n])
+			if infos, err := s.List(t.Context(), "", "", 0); err == nil {
+				t.Errorf("cut at byte %d, after %q: %v", n, whole[max(n-20, 0):n], infos)
+			}
+		}
+		body = whole
+		if infos, err := s.List(t.Context(), "", "", 0); err != nil || len(infos) != 2 {
+			t.Errorf("whole: %v, %v", infos, err)
+		}
+	})
 }

@@ -174,8 +174,12 @@ func (s *Store) listOnce(ctx context.Context, prefix, start string, limit int) (
 	if err != nil {
 		return page{}, l.cause(err)
 	}
+	if out.IsTruncated == nil {
+		// Some bodies that broke off decode to a listing of nothing.
+		return page{}, fmt.Errorf("%w: it listed objects without saying whether there were more", errServer)
+	}
 	base := len(*s.path(""))
-	p := page{last: start, more: aws.ToBool(out.IsTruncated)}
+	p := page{last: start, more: *out.IsTruncated}
 	for _, o := range out.Contents {
 		full := aws.ToString(o.Key)
 		if !strings.HasPrefix(full, *in.Prefix) {
