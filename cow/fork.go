@@ -47,7 +47,7 @@ func (s *Store) barrierAt(ctx context.Context, m *manifest, p ask.Point) (moment
 		}
 	}
 	if s.opts.Shared {
-		if err := s.publishLog(ctx, at.Log, at.Segment); err != nil {
+		if err := s.publishLog(ctx, lm, at.Segment); err != nil {
 			return at, nil, fmt.Errorf("store barrier %d: %w", at.Seq, err)
 		}
 	}
@@ -55,10 +55,10 @@ func (s *Store) barrierAt(ctx context.Context, m *manifest, p ask.Point) (moment
 }
 
 // publishLog sees to it that a segment of a log is in the store, if this process writes
-// that log.
-func (s *Store) publishLog(ctx context.Context, log BranchID, n wal.SegmentNo) error {
+// that log, as of the manifest: else it was found there.
+func (s *Store) publishLog(ctx context.Context, m *manifest, n wal.SegmentNo) error {
 	s.mu.Lock()
-	o := s.open[log]
+	o := s.open[m.ID]
 	s.mu.Unlock()
 	if o == nil {
 		return nil
@@ -68,7 +68,7 @@ func (s *Store) publishLog(ctx context.Context, log BranchID, n wal.SegmentNo) e
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if o.branch == nil {
+	if o.branch == nil || o.branch.epoch != m.Epoch {
 		return nil
 	}
 	return o.branch.publish(ctx, n)

@@ -254,7 +254,14 @@ func (s *Store) detach(ctx context.Context, o *opening) error {
 	s.mu.Lock()
 	delete(s.open, b.id)
 	close(o.gone)
+	closed := s.closed
 	s.mu.Unlock()
+	if errors.Is(err, ErrFenced) && !closed {
+		// What it left is set aside now: others may wait for room for their journals.
+		if _, perr := s.pickUp(ctx, b.id); perr != nil {
+			s.log.Warn("journals of a branch that was taken over are not set aside yet", "branch", b.id, "err", perr)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("close branch %s: %w", b.id, err)
 	}

@@ -98,9 +98,9 @@ func (s *Store) blame(m *manifest, err error) error {
 	if !errors.Is(err, ErrCorrupt) {
 		return err
 	}
-	for _, log := range m.Lineage {
+	for _, log := range append([]BranchID{""}, m.Lineage...) {
 		if berr := s.brokenErr(log); berr != nil {
-			return fmt.Errorf("journals of its ancestor %s are not recovered: %w (%v)", log, berr, err)
+			return fmt.Errorf("a journal that it may need is not recovered: %w (%v)", berr, err)
 		}
 	}
 	return err
@@ -141,11 +141,8 @@ func (s *Store) pickUp(ctx context.Context, id BranchID) (bool, error) {
 // branch needs what is missing of its ancestors, loading it tells.
 func (s *Store) pickUpAll(ctx context.Context, m *manifest) error {
 	attached := m.Epoch > 0 && !m.Clean
-	logs := m.Lineage
-	if attached {
-		logs = append([]BranchID{""}, logs...)
-	}
-	for _, log := range logs {
+	// What did not tell whose it is may be of any of them.
+	for _, log := range append([]BranchID{""}, m.Lineage...) {
 		if _, err := s.pickUp(ctx, log); err != nil {
 			return err
 		}

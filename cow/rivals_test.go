@@ -358,7 +358,8 @@ func TestFailureEndsTheWaitForAJournal(t *testing.T) {
 }
 
 // A host that has lost a branch, and does not know, said that the barriers of the new
-// writer were in the future. Seed 30410.
+// writer were in the future. To branch from one of them it waited for ever until its
+// own writer had stored it. Seeds 30410 and 103662.
 func TestHistoryOnAFencedHost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a, b, _, _, main := rivals(t, DurabilityLocal)
@@ -368,7 +369,8 @@ func TestHistoryOnAFencedHost(t *testing.T) {
 		b.write(taken, 1, 3)
 		b.closeBranch(taken)
 		ctx := context.Background()
-		v, err := a.store.OpenAt(ctx, main.ID(), ask.Point{Kind: ask.Seq, Number: uint64(taken.Status().Seq)})
+		at := ask.Point{Kind: ask.Seq, Number: uint64(taken.Status().Seq)}
+		v, err := a.store.OpenAt(ctx, main.ID(), at)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -380,5 +382,62 @@ func TestHistoryOnAFencedHost(t *testing.T) {
 			t.Errorf("stamp %d (%v), want 3", got, err)
 		}
 		v.Close()
+		short, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		info, err := a.store.CreateBranch(short, "p", "c", BranchOptions{From: main.ID(), At: at})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := b.open(info.ID)
+		b.expect(c, 1, 3)
+		b.closeBranch(c)
+	})
+}
+
+// The journals of a branch that was taken over, and closed, kept others on the host
+// from getting any, until the next start. Seed 109344.
+func TestFencedJournalsStarveNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := memstore.New(memstore.Options{})
+		aStore := faultstore.New(mem, faultstore.Options{})
+		a := &world{t: t, objects: aStore, opts: Options{Host: "a", Shared: true, SealAfter: time.Second}, budget: 3 * journalBytes}
+		a.mustStart()
+		t.Cleanup(func() { _ = a.shut() }) // fenced
+		b := otherHost(t, mem, "b")
+		main := a.makeProject("p", deviceBytes)
+		g := holdPut(aStore, segmentKey(main.ID(), 1))
+		for i := range uint64(3) { // all files
+			a.write(main, i, i+1)
+			wait(2 * time.Second)
+		}
+		<-g.Arrived
+		taken := b.mustTakeOver(main.ID())
+		g.Release()
+		synctest.Wait()
+		mustFail(t, main, ErrFenced)
+		if err := main.Close(context.Background()); !errors.Is(err, ErrFenced) {
+			t.Fatalf("close: %v, want %v", err, ErrFenced)
+		}
+		other := a.makeProject("q", deviceBytes)
+		done := make(chan error, 1)
+		go func() {
+			err := other.WriteAt(context.Background(), stamped(1, BlockSize), 0)
+			if err == nil {
+				err = other.Flush(context.Background())
+			}
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Error(err)
+			}
+		case <-time.After(time.Hour):
+			t.Error("the other branch gets no journal")
+			other.cancel()
+			<-done
+		}
+		_ = other.Close(context.Background())
+		b.closeBranch(taken)
 	})
 }
