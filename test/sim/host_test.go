@@ -128,10 +128,10 @@ func (w *world) stop(h *host) {
 	var open []*session
 	all := slices.Clone(inc.sessions)
 	for _, s := range all {
-		s.closing = true
-		if s.h != nil {
+		if s.h != nil && !s.closing {
 			open = append(open, s)
 		}
+		s.closing = true
 	}
 	closing := make([]*window, len(open))
 	for i, s := range open {
@@ -252,6 +252,7 @@ func (w *world) mustBe(inc *incarnation, err error, what string, right ...error)
 	case errors.Is(err, context.Canceled):
 	case (errors.Is(err, cow.ErrCorrupt) || errors.Is(err, cow.ErrNewerFormat) || errors.Is(err, wal.ErrCorrupt)) && inc.spoiled > 0:
 	case errors.Is(err, unix.ENOSPC) && inc.full:
+	case errors.Is(err, cow.ErrClosed) && inc.stopping:
 	default:
 		for _, r := range right {
 			if r != nil && errors.Is(err, r) {

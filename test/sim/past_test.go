@@ -2,11 +2,13 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
 	"github.com/bough-db/bough/cow"
 	"github.com/bough-db/bough/cow/point"
+	"github.com/bough-db/bough/objstore"
 )
 
 // past is a barrier of a history that can be named: it has every change that had ended
@@ -88,17 +90,15 @@ func (w *world) lookBack(inc *incarnation, b *branch) bool {
 // mayFailOn checks the error of something that was done to a branch, which the process
 // had attached as own, or not at all.
 func (w *world) mayFailOn(inc *incarnation, b *branch, own *session, err error, what string) {
-	if own != nil {
-		w.mayFail(own, err, what)
-		return
-	}
-	var gone error
-	if b.deleted != no {
-		gone = cow.ErrNotFound
-	}
-	if isWrong(err) {
+	switch {
+	case isWrong(err):
 		w.fail("%v: %s: %v", inc, what, err)
-		return
+	case b.deleted != no && errors.Is(err, cow.ErrNotFound):
+	case own != nil && own.mayBeFenced() && errors.Is(err, objstore.ErrNotExist):
+		// Its own journals were not part of the log any more.
+	case own != nil:
+		w.mayFail(own, err, what)
+	default:
+		w.mustBe(inc, err, what)
 	}
-	w.mustBe(inc, err, what, gone)
 }

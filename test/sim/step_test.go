@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/bough-db/bough/cow"
@@ -296,6 +297,18 @@ func (w *world) onBranch(inc *incarnation, b *branch) bool {
 func (w *world) finish() {
 	w.say("finish")
 	w.release()
+	// A branch that has failed keeps its journals until it is closed, and others on
+	// its host may wait for those.
+	for _, h := range w.hosts {
+		if h.inc == nil {
+			continue
+		}
+		for _, s := range slices.Clone(h.inc.sessions) {
+			if s.dev != nil && s.dev.Err() != nil && !s.closing {
+				w.closeBranch(s)
+			}
+		}
+	}
 	w.await("what was under way")
 	for _, h := range w.hosts {
 		if h.inc != nil && w.failure == nil {
