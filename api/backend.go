@@ -10,7 +10,6 @@ type Backend interface {
 	Projects
 	Branches
 	Endpoints
-	Moments
 	Daemon
 }
 

@@ -110,19 +110,15 @@ const (
 )
 
 // mountExt4 mounts device at dir, which is made if it is missing.
-func mountExt4(device, dir string, readOnly bool) error {
+func mountExt4(device, dir string) error {
 	// Nobody but root may write into the bare mount point, lest a server that is
 	// started without its branch write there.
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make mount point: %w", err)
 	}
-	flags := uintptr(mountFlags)
-	if readOnly {
-		flags |= unix.MS_RDONLY
-	}
-	err := unix.Mount(device, dir, "ext4", flags, mountOptions+mountOptionsMore)
+	err := unix.Mount(device, dir, "ext4", mountFlags, mountOptions+mountOptionsMore)
 	if errors.Is(err, unix.EINVAL) {
-		err = unix.Mount(device, dir, "ext4", flags, mountOptions)
+		err = unix.Mount(device, dir, "ext4", mountFlags, mountOptions)
 	}
 	switch {
 	case errors.Is(err, unix.EINVAL):

@@ -25,6 +25,9 @@ type ProjectInfo struct {
 	Size     int64           `json:"size"`             // of new devices, bytes
 	Main     BranchID        `json:"main"`             // its first branch
 	Settings json.RawMessage `json:"settings,omitempty"`
+	// Retention says which barriers of its branches stay. Default: what the Store's
+	// options say.
+	Retention *Retention `json:"history,omitempty"`
 
 	// Err is set in lists only, for a project whose record could not be read:
 	// then only Name is known.
@@ -166,6 +169,10 @@ func (s *Store) CreateProject(ctx context.Context, name string, o ProjectOptions
 	if _, err := s.putManifest(ctx, m, objstore.Condition{IfAbsent: true}); err != nil {
 		return fail(err)
 	}
+	if err := s.confirm(ctx, m.Fork); err != nil {
+		s.dropManifest(ctx, m.ID)
+		return fail(err)
+	}
 	if _, err := s.objects.Put(ctx, projectKey(name), data, objstore.Condition{IfAbsent: true}); err != nil {
 		now, rerr := s.Project(ctx, name)
 		switch {
@@ -178,6 +185,9 @@ func (s *Store) CreateProject(ctx context.Context, name string, o ProjectOptions
 	}
 	if err := s.claimName(ctx, name, MainBranch, m.ID); err != nil {
 		return fail(err)
+	}
+	if err := s.confirmClaim(ctx, m, m.Created); err != nil {
+		return fail(errors.Join(err, s.objects.Delete(ctx, projectKey(name))))
 	}
 	s.remember(m.ID, tr)
 	return p, m.info(), nil

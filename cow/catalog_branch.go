@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	ask "github.com/bough-db/bough/cow/point"
 	"github.com/bough-db/bough/objstore"
@@ -22,6 +23,7 @@ func (s *Store) CreateBranch(ctx context.Context, project, name string, o Branch
 	fail := func(err error) (BranchInfo, error) {
 		return BranchInfo{}, fmt.Errorf("create branch %s/%s: %w", project, name, err)
 	}
+	began := s.now()
 	p, err := s.Project(ctx, project)
 	if err != nil {
 		return BranchInfo{}, err
@@ -67,9 +69,32 @@ func (s *Store) CreateBranch(ctx context.Context, project, name string, o Branch
 		// branch, and else a manifest that nothing refers to.
 		return fail(err)
 	}
+	if err := s.confirmClaim(ctx, m, began); err != nil {
+		return fail(err)
+	}
 	s.remember(m.ID, tr)
 	return m.info(), nil
 }
+
+// confirmClaim ends the creation of a branch that began at a time: one that took so long
+// that a collection may have thought it dead has to look whether that has happened.
+func (s *Store) confirmClaim(ctx context.Context, m *manifest, began time.Time) error {
+	if s.now().Sub(began) < unclaimedMin {
+		return nil
+	}
+	now, _, err := s.readManifest(ctx, m.ID)
+	if err == nil && now.Deleted.IsZero() || err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	if err := s.objects.Delete(ctx, nameKey(m.Project, m.Name)); err != nil {
+		return err
+	}
+	return fmt.Errorf("its creation took longer than %v: %w", unclaimedMin, ErrNotFound)
+}
+
+// unclaimedMin is the least age of a branch without a name for its creation to count
+// as cut short.
+const unclaimedMin = time.Hour
 
 // checkFree returns nil if no branch has the name. It ends a deletion of the
 // name's branch that a crash cut short.
@@ -82,10 +107,10 @@ func (s *Store) checkFree(ctx context.Context, project, name string) error {
 		return err
 	}
 	m, _, err := s.readBranch(ctx, id)
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	if m.Deleted.IsZero() {
+	if err == nil && m.Deleted.IsZero() {
 		return ErrExists
 	}
 	return s.objects.Delete(ctx, nameKey(project, name))

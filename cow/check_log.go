@@ -44,10 +44,18 @@ func (g *objectState) holds(seg wal.SegmentNo, slot wal.Slot) bool {
 // layout returns where the log's blocks are. Without a manifest that can be read,
 // which is listed as damage elsewhere, every segment is thought to be an object.
 func (c *checker) layout(ctx context.Context, log BranchID) *layout {
-	if m, err := c.manifest(ctx, log); err == nil {
-		return m.layout()
+	m, err := c.manifest(ctx, log)
+	if err != nil {
+		return &layout{log: log}
 	}
-	return &layout{log: log}
+	l, err := c.s.layoutOf(ctx, m)
+	if err != nil {
+		if ctx.Err() == nil {
+			c.damage(manifestKey(log), err, c.here())
+		}
+		return &layout{log: log, packs: m.Packs}
+	}
+	return l
 }
 
 // object returns what is known of the object that holds a segment of a log, and

@@ -34,8 +34,15 @@ func (m *manifest) branch() BranchID {
 // tag.
 func (s *Store) readBranch(ctx context.Context, id BranchID) (*manifest, string, error) {
 	log := s.logOf(id)
+	remembered := log != id
 	for range nextsMax {
 		m, tag, err := s.readManifest(ctx, log)
+		if errors.Is(err, ErrNotFound) && remembered {
+			// That is old: a log that nothing leads through any more was collected.
+			s.noteLog(id, id)
+			log, remembered = id, false
+			continue
+		}
 		if err != nil {
 			return nil, "", err
 		}
@@ -45,7 +52,7 @@ func (s *Store) readBranch(ctx context.Context, id BranchID) (*manifest, string,
 		if m.Next == "" {
 			return m, tag, nil
 		}
-		log = m.Next
+		log, remembered = m.Next, false
 		s.noteLog(id, log)
 	}
 	return nil, "", fmt.Errorf("branch %s goes on in log %s, and that in another: %w", id, log, ErrCorrupt)

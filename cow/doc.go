@@ -27,6 +27,9 @@
 //   - fence: a segment of one barrier that changes nothing, put by a writer that
 //     takes a branch over: it takes the number that the last writer would use next.
 //   - manifest: the record of a branch. Its epoch counts the writers.
+//   - pack: an object that stands for a run of segments of one log.
+//   - piece: a part of a log: a segment, or what a pack stands for.
+//   - pin: a barrier of a log that something outside of the log needs.
 //   - start set: a hint which blocks the last start on a branch read.
 //
 // # Invariants
@@ -40,7 +43,8 @@
 //   - I2 Prefix: what a crash leaves is the state at one barrier, the last
 //     acknowledged one or a later one. A request of up to 1 MiB lies in one batch.
 //   - I3 Immutable: an address never names anything else. Slots are given out once,
-//     segments and checkpoints are put only if absent.
+//     segments, checkpoints and packs are put only if absent, and a pack has what it
+//     has under the addresses that it had before.
 //   - I4 One writer: opening a branch raises its epoch. If the last writer did not
 //     detach, the new one ends that one's log with a fence: the old writer's next
 //     segment and its manifest are refused, and it fails for good. At durability
@@ -49,8 +53,9 @@
 //     has to accept in words ([TakeOverLossy]).
 //   - I5 Isolated: a tree changes only nodes of its own generation and copies all
 //     others, and no two trees have a generation in common.
-//   - I6 Reachable: nothing that a head or a fork point can reach is ever removed:
-//     deleting takes names away, and no data.
+//   - I6 Reachable: nothing that a head, a fork point or a barrier which the history
+//     keeps can reach is ever removed. Deleting takes a name away; only [Store.Collect]
+//     removes data, and by the protocol of docs/collection.md.
 //   - I7 Verified: frames, footers, pages, checkpoints and records carry checksums
 //     that also tell where they belong; blocks of a journal are compared with the
 //     checksums taken when they were written. What does not match is read once
@@ -196,6 +201,16 @@
 // do not keep it from being opened there again. Indexes and frames of a log that
 // another host has written are forgotten, since an orphan may have been replaced.
 //
+// # History and collection
+//
+// Every barrier can be opened for as long as its branch's history says ([Retention]),
+// or something else needs it: a branch that begins there, a view. [Store.Collect] puts
+// packs in the place of segments and checkpoints, which leave out what no such barrier
+// can reach; then it deletes those, and whole branches that were deleted. Where the
+// blocks and pages of a log are, its manifest says (layout): whoever does not find an
+// object where it was looks there again. docs/collection.md has the rules of what stays,
+// the protocol, and why several hosts can do all of this at once.
+//
 // # Opening and recovery
 //
 // [Store.Open] raises the epoch in the manifest and loads the tree: the newest
@@ -275,8 +290,8 @@
 // # Formats
 //
 // Packed addresses: see addr. Records (format, project, name, manifest): see
-// recordVersion. Segments: see segmentMagic and encodeFooter. Checkpoints: see
-// checkpointMagic; pages: see pageMagic; start sets: see startMagic.
+// recordVersion. Segments: see segmentMagic and encodeFooter. Packs: see packMagic and
+// encodePackFooter. Checkpoints: see checkpointMagic; pages: see pageMagic; start sets: see startMagic.
 // docs/format-store.md has them together, with examples.
 //
 // # Limits
@@ -286,6 +301,6 @@
 //
 // # What it does not do
 //
-// It knows nothing of Postgres, file systems, FUSE or NBD. It does not collect
-// garbage yet: what deleted branches leave stays.
+// It knows nothing of Postgres, file systems, FUSE or NBD. Collections do not start by
+// themselves.
 package cow

@@ -85,7 +85,10 @@ func (s *Store) confirm(ctx context.Context, at moment) error {
 	if err != nil {
 		return err
 	}
-	err = s.checkKept(ctx, m.layout(), at.Seq)
+	if m.Doom != nil {
+		return fmt.Errorf("branch %s/%s is being removed: %w", m.Project, m.Name, ErrNotFound)
+	}
+	err = s.available(ctx, m, at.Seq)
 	if errors.Is(err, ErrNotKept) {
 		err = fmt.Errorf("barrier %d of %s/%s was collected meanwhile: choose a later one: %w", at.Seq, m.Project, m.Name, ErrNotKept)
 	}

@@ -132,12 +132,12 @@ func FuzzPack(f *testing.F) {
 			}
 			end += uint64(fr.size)
 		}
-		for _, g := range p.index.pages {
+		for _, g := range p.pages {
 			if uint64(g.at) != end {
 				t.Fatalf("page %+v is not at %d", g, end)
 			}
 			end += uint64(g.n)
-			if at, ok := p.index.page(g.ckpt, g.off); !ok || at != g {
+			if at, ok := p.pages.find(g.ckpt, g.off); !ok || at != g {
 				t.Fatalf("page %+v is found as %+v, %v", g, at, ok)
 			}
 		}

@@ -143,7 +143,10 @@ func (h *history) stretch(ctx context.Context, c *chapter, n wal.SegmentNo) (*st
 			return k.stretch, nil
 		}
 	}
-	at := c.m.layout()
+	at, err := h.s.currentLayout(ctx, c.m)
+	if err != nil {
+		return nil, err
+	}
 	for i := 0; ; i++ {
 		p := at.piece(n)
 		r, err := h.s.readPiece(ctx, c.m.ID, p, h.s.writes(c.m))

@@ -23,8 +23,12 @@ type packRef struct {
 	LastTime  time.Time     `json:"last_time"`
 	Kept      int           `json:"kept"`      // barriers that can still be opened
 	LastRoot  wal.SegmentNo `json:"last_root"` // its newest checkpoint; 0: none
+	Fences    int           `json:"fences"`    // of the segments; they stay
 	Bytes     int64         `json:"bytes"`     // of the object
-	Source    int64         `json:"source"`    // of the segments that it stands for, all together
+	Data      int64         `json:"data"`      // bytes of them, of the blocks
+	Blocks    int           `json:"blocks"`    // in it
+	Source    int64         `json:"source"`    // bytes of the segments that it stands for
+	Written   int64         `json:"written"`   // bytes of all packs that were ever made of them
 	// Since is when the manifest came to name it like this.
 	Since time.Time `json:"since"`
 	// Cleaned says that what it stands for has been deleted.
@@ -47,14 +51,14 @@ func (r *packRef) hides(seq wal.Seq) bool { return seq >= r.First && seq < r.Nex
 
 func (m *manifest) checkPacks() error {
 	var last wal.SegmentNo
-	for i := range m.Packs {
-		r := &m.Packs[i]
-		if r.From <= last || r.To < r.From || r.Gen == 0 || r.First == 0 || r.Last < r.First || r.Next <= r.Last {
-			return fmt.Errorf("manifest of %s: pack of segments %d to %d after %d: %w", m.ID, r.From, r.To, last, ErrCorrupt)
+	for i := range m.PackLists {
+		r := &m.PackLists[i]
+		if r.From <= last || r.To < r.From || r.Count <= 0 || r.Count > packListMax {
+			return fmt.Errorf("manifest of %s: list of packs of segments %d to %d after %d: %w", m.ID, r.From, r.To, last, ErrCorrupt)
 		}
 		last = r.To
 	}
-	return nil
+	return checkPackRefs(m.ID, m.Packs)
 }
 
 // layout is where the blocks and checkpoints of a log are: those of segments that a
@@ -63,8 +67,6 @@ type layout struct {
 	log   BranchID
 	packs []packRef // by number
 }
-
-func (m *manifest) layout() *layout { return &layout{log: m.ID, packs: m.Packs} }
 
 // pack returns the pack that stands for the segment, or nil.
 func (l *layout) pack(seg wal.SegmentNo) *packRef {
@@ -105,6 +107,27 @@ func (s *Store) keeps(ctx context.Context, log BranchID, packs []packRef, seq wa
 	return true, nil
 }
 
+// available returns ErrNotKept unless the barrier of the log can be the beginning of a
+// branch, or be named by a snapshot. A pack that has left it out must not even be
+// pending. m is read after whatever names the barrier has been put: see packClaim.
+func (s *Store) available(ctx context.Context, m *manifest, seq wal.Seq) error {
+	l, err := s.layoutOf(ctx, m)
+	if err != nil {
+		return err
+	}
+	packs := l.packs
+	for i := range m.Claims {
+		if m.Claims[i].Pending {
+			packs = append(packs[:len(packs):len(packs)], m.Claims[i].packRef)
+		}
+	}
+	ok, err := s.keeps(ctx, m.ID, packs, seq)
+	if err == nil && !ok {
+		err = fmt.Errorf("barrier %d of %s: %w", seq, m.ID, ErrNotKept)
+	}
+	return err
+}
+
 // checkKept returns ErrNotKept unless the barrier can be opened.
 func (s *Store) checkKept(ctx context.Context, l *layout, seq wal.Seq) error {
 	ok, err := s.keeps(ctx, l.log, l.packs, seq)
@@ -140,23 +163,38 @@ func (s *Store) knownLayout(log BranchID) *layout {
 	return l
 }
 
-// loadLayout reads a log's layout from the store.
-func (s *Store) loadLayout(ctx context.Context, log BranchID) (*layout, error) {
-	m, _, err := s.readManifest(ctx, log)
-	if err != nil {
-		return nil, err
-	}
-	l := m.layout()
-	s.layouts.Add(log, l)
-	return l, nil
-}
-
 // layoutsMax is how many layouts are kept in memory.
 const layoutsMax = 1024
 
 // relocations is how often a reader looks again for what a collection has moved:
 // while it looks, that may have been moved once more.
 const relocations = 4
+
+// loadLayout reads a log's layout from the store.
+func (s *Store) loadLayout(ctx context.Context, log BranchID) (*layout, error) {
+	for i := 0; ; i++ {
+		m, _, err := s.readManifest(ctx, log)
+		if err != nil {
+			return nil, err
+		}
+		l, err := s.layoutOf(ctx, m)
+		if err == nil {
+			s.layouts.Add(log, l)
+		}
+		if !isNotExist(err) || i == relocations {
+			return l, err
+		}
+	}
+}
+
+// currentLayout is layoutOf for a manifest that may be out of date.
+func (s *Store) currentLayout(ctx context.Context, m *manifest) (*layout, error) {
+	l, err := s.layoutOf(ctx, m)
+	if isNotExist(err) {
+		return s.loadLayout(ctx, m.ID)
+	}
+	return l, err
+}
 
 // readIndex returns where the blocks of a segment are.
 func (s *Store) readIndex(ctx context.Context, log BranchID, seg wal.SegmentNo) (*blockIndex, error) {
@@ -170,13 +208,14 @@ func (s *Store) readIndex(ctx context.Context, log BranchID, seg wal.SegmentNo) 
 		// Its branch may have left it on disk when it was closed, or a collection
 		// has moved it.
 		left, perr := s.pickUp(ctx, log)
-		l, lerr := s.loadLayout(ctx, log)
+		now, lerr := s.loadLayout(ctx, log)
 		if lerr != nil && !errors.Is(lerr, ErrNotFound) {
 			return nil, lerr
 		}
-		if l.holder(log, seg) == at && (!left || perr != nil) {
+		if now.holder(log, seg) == at && (!left || perr != nil) {
 			return nil, err
 		}
+		l = now
 	}
 }
 
@@ -208,3 +247,21 @@ func (s *Store) objectIndex(ctx context.Context, at objectID) (*blockIndex, erro
 		return ix, nil
 	})
 }
+
+// packPages returns the pages that a pack has. They are kept apart from its blocks:
+// who reads pages reads many.
+func (s *Store) packPages(ctx context.Context, at objectID) (packPages, error) {
+	if g, ok := s.packedPages.Get(at); ok {
+		return g, nil
+	}
+	p, err := s.readPack(ctx, at, false)
+	if err != nil {
+		return nil, err
+	}
+	s.packedPages.Add(at, p.pages)
+	return p.pages, nil
+}
+
+// packedPagesMax is of how many packs the pages are known in memory: at most 384 KiB
+// each.
+const packedPagesMax = 64

@@ -46,7 +46,11 @@ const footersAhead = 32
 // checkpoint and what describes the segments since, whatever the device's size. A
 // barrier that is not kept any more is ErrNotKept.
 func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wal.Seq, gaps gapRule) (*loaded, error) {
-	return s.located(ctx, m.layout(), func(at *layout) (*loaded, error) {
+	at, err := s.currentLayout(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	return s.located(ctx, at, func(at *layout) (*loaded, error) {
 		if seg == logEnd {
 			return s.loadEnd(ctx, m, at, gaps)
 		}
@@ -171,7 +175,7 @@ func (s *Store) loadDetached(ctx context.Context, m *manifest) (*loaded, error) 
 	if m.Epoch == 0 || m.Head.Segment == 0 { // it has no log
 		return l, s.loadFork(ctx, m, l)
 	}
-	if m.layout().pack(m.Head.Segment) != nil {
+	if m.Head.Segment <= m.packedUpTo() {
 		return s.load(ctx, m, m.Head.Segment, m.Head.Seq, gapsAreLoss)
 	}
 	rec, err := s.openCheckpoint(ctx, m.ID, m.Head.Segment)
@@ -249,7 +253,11 @@ func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
 	if err := g.Wait(); err != nil {
 		return fmt.Errorf("fork point of %s: %w", m.ID, err)
 	}
-	p, err := s.located(ctx, pm.layout(), func(at *layout) (l *loaded, err error) {
+	at, err := s.currentLayout(ctx, pm)
+	if err != nil {
+		return fmt.Errorf("fork point of %s: %w", m.ID, err)
+	}
+	p, err := s.located(ctx, at, func(at *layout) (l *loaded, err error) {
 		if guess == nil || !at.same(guess) {
 			if rec, err = s.checkpointBefore(ctx, at, m.Fork.Segment, m.Fork.Seq); err != nil {
 				return nil, err

@@ -56,14 +56,21 @@ type manifest struct {
 	// the store has every flush that returned.
 	Durability Durability `json:"durability,omitempty"`
 
-	// Packs stand for segments of the log, in order; see layout. Claims are packs
-	// that a collection is making, and Replaced those that it has put out of use.
-	Packs    []packRef   `json:"packs,omitempty"`
-	Claims   []packClaim `json:"claims,omitempty"`
-	Replaced []packRef   `json:"replaced,omitempty"`
-
-	// Gone is when the branch, deleted before, could come back no more.
+	// Gone is when the branch, deleted before, could come back no more. Doom says that
+	// it is about to be removed.
 	Gone time.Time `json:"gone,omitzero"`
+	Doom *doom     `json:"doom,omitempty"`
+
+	// Packs stand for segments of the log, in order, and so do those of PackLists; see
+	// layout. Claims are packs that a collection is making, and Replaced those that it
+	// has put out of use.
+	Packs     []packRef     `json:"packs,omitempty"`
+	PackLists []packListRef `json:"pack_lists,omitempty"`
+	Claims    []packClaim   `json:"claims,omitempty"`
+	Replaced  []packRef     `json:"replaced,omitempty"`
+
+	// Retention says which barriers stay. Default: what the project says.
+	Retention *Retention `json:"history,omitempty"`
 
 	// Protected says that the branch may neither be deleted nor restored. It is
 	// deleted by itself after Expires.

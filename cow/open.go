@@ -167,7 +167,7 @@ func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opt
 	if last.Host != s.opts.Host {
 		s.forgetLog(id)
 	}
-	s.layouts.Add(id, m.layout())
+	s.noteLayout(m)
 	l := &loaded{at: m.begin()}
 	var taken *TakenOver
 	switch {

@@ -129,6 +129,9 @@ type packPage struct {
 	off, n, at uint32
 }
 
+// packPages is a pack's pages, by checkpoint and offset.
+type packPages []packPage
+
 // pack is a pack's whole description.
 type pack struct {
 	head    packHead
@@ -136,6 +139,7 @@ type pack struct {
 	fences  []wal.SegmentNo // of the run: their objects stay
 	batches []packBatch
 	roots   []packRoot
+	pages   packPages
 	index   blockIndex
 }
 
@@ -156,13 +160,13 @@ func (p *pack) keeps(seq wal.Seq) bool {
 	return ok && p.batches[i].Kept
 }
 
-// page finds a page in the pack.
-func (x *blockIndex) page(ckpt wal.SegmentNo, off uint32) (packPage, bool) {
-	i, ok := slices.BinarySearchFunc(x.pages, packPage{ckpt: ckpt, off: off}, comparePages)
+// find returns the page that was at the offset of a checkpoint.
+func (g packPages) find(ckpt wal.SegmentNo, off uint32) (packPage, bool) {
+	i, ok := slices.BinarySearchFunc(g, packPage{ckpt: ckpt, off: off}, comparePages)
 	if !ok {
 		return packPage{}, false
 	}
-	return x.pages[i], true
+	return g[i], true
 }
 
 func comparePages(a, b packPage) int {
@@ -271,10 +275,10 @@ func encodePackFooter(p *pack, order []packedBlock) []byte {
 		buf = binary.AppendUvarint(buf, uint64(r.Root.n))
 		seg, seq = r.Segment, r.Seq
 	}
-	buf = binary.AppendUvarint(buf, uint64(len(p.index.pages)))
+	buf = binary.AppendUvarint(buf, uint64(len(p.pages)))
 	seg = h.From
 	end := uint32(0)
-	for _, g := range p.index.pages {
+	for _, g := range p.pages {
 		if g.ckpt != seg {
 			end = 0
 		}
@@ -389,9 +393,9 @@ func parsePackFooter(raw []byte, batches bool, dataBytes uint64) (*pack, error) 
 		return nil, d.err
 	}
 	at := uint32(dataBytes - pageBytes)
-	for i := range p.index.pages {
-		p.index.pages[i].at = at
-		at += p.index.pages[i].n
+	for i := range p.pages {
+		p.pages[i].at = at
+		at += p.pages[i].n
 	}
 	return p, nil
 }
@@ -543,7 +547,7 @@ func (d *decoder) packPages(p *pack) (bytes uint64) {
 			return 0
 		}
 		end = off + n
-		p.index.pages = append(p.index.pages, packPage{ckpt: seg, off: uint32(off), n: uint32(n)})
+		p.pages = append(p.pages, packPage{ckpt: seg, off: uint32(off), n: uint32(n)})
 	}
 	return bytes
 }

@@ -24,7 +24,7 @@ func samplePack(n int) (*pack, []packedBlock) {
 		fences: []wal.SegmentNo{100},
 		roots:  []packRoot{{Segment: 64, Seq: 200, Time: time.Unix(1700000009, 8).UTC(), Mark: Mark{3, 5}, Epoch: 3, Root: makePageAddr(2, 64, 100, 50)}, {Segment: 300, Seq: 900, Time: time.Unix(1600000000, 0).UTC(), Epoch: 5}},
 	}
-	p.index.pages = []packPage{{ckpt: 64, off: 100, n: 50}, {ckpt: 64, off: 150, n: 30}, {ckpt: 128, off: 0, n: 40}}
+	p.pages = []packPage{{ckpt: 64, off: 100, n: 50}, {ckpt: 64, off: 150, n: 30}, {ckpt: 128, off: 0, n: 40}}
 	var order []packedBlock
 	for i := range n {
 		b := packedBlock{block: uint64(1000 + i/3*5 + i%3), segment: wal.SegmentNo(7 + i%290), slot: wal.Slot(1 + i/290)}
@@ -50,9 +50,9 @@ func packOf(t testing.TB, n int) []byte {
 		t.Fatal(err)
 	}
 	p, order := samplePack(n)
-	pages := make([][]byte, len(p.index.pages))
+	pages := make([][]byte, len(p.pages))
 	for i := range pages {
-		pages[i] = make([]byte, p.index.pages[i].n)
+		pages[i] = make([]byte, p.pages[i].n)
 	}
 	return bytes.Clone(e.encodePack(p, order, func(i int) []byte { return stamped(uint64(i+1), BlockSize) }, bytes.Join(pages, nil)))
 }
@@ -95,8 +95,8 @@ func TestPack(t *testing.T) {
 				t.Errorf("segment %d is there", seg)
 			}
 		}
-		for _, pg := range want.index.pages {
-			found, ok := got.index.page(pg.ckpt, pg.off)
+		for _, pg := range want.pages {
+			found, ok := got.pages.find(pg.ckpt, pg.off)
 			if !ok || found.n != pg.n || !bytes.Equal(obj[found.at:found.at+found.n], make([]byte, pg.n)) {
 				t.Errorf("page %+v became %+v, %v", pg, found, ok)
 			}

@@ -69,7 +69,7 @@ func (s *Store) loadPage(ctx context.Context, want need, p *pinned) error {
 	if err != nil {
 		return err
 	}
-	n, err := s.page(ctx, key, want)
+	n, err := s.page(ctx, p.cache, key, want)
 	if err != nil {
 		return err
 	}
@@ -78,12 +78,12 @@ func (s *Store) loadPage(ctx context.Context, want need, p *pinned) error {
 }
 
 // page returns the page that an operation needs, from memory or the store.
-func (s *Store) page(ctx context.Context, key pageKey, want need) (n *node, err error) {
+func (s *Store) page(ctx context.Context, cache *pageCache, key pageKey, want need) (n *node, err error) {
 	name := checkpointKey(key.log, want.at.checkpoint())
-	n, ok := s.pages.lru.Get(key)
+	n, ok := cache.lru.Get(key)
 	if !ok {
-		n, err = s.pages.flights.do(ctx, key, func(ctx context.Context) (*node, error) {
-			if n, ok := s.pages.lru.Get(key); ok {
+		n, err = cache.flights.do(ctx, key, func(ctx context.Context) (*node, error) {
+			if n, ok := cache.lru.Get(key); ok {
 				return n, nil
 			}
 			n, err := s.readPage(ctx, key.log, want)
@@ -91,7 +91,7 @@ func (s *Store) page(ctx context.Context, key pageKey, want need) (n *node, err 
 				n, err = s.readPage(ctx, key.log, want) // once more: it may have happened on the way
 			}
 			if err == nil {
-				s.pages.lru.Add(key, n)
+				cache.lru.Add(key, n)
 			}
 			return n, err
 		})
@@ -151,13 +151,13 @@ func (s *Store) readPagesAt(ctx context.Context, l *layout, log BranchID, run []
 		offs[i] = w.at.off
 	}
 	if r := l.pack(ckpt); r != nil {
-		ix, err := s.objectIndex(ctx, r.id(log))
+		pages, err := s.packPages(ctx, r.id(log))
 		if err != nil {
 			return out, err
 		}
-		key = ix.object.key()
+		key = r.id(log).key()
 		for i, w := range run {
-			p, ok := ix.page(ckpt, w.at.off)
+			p, ok := pages.find(ckpt, w.at.off)
 			if !ok || p.n != w.at.n {
 				return out, fmt.Errorf("pack %s does not have the page of checkpoint %d at %d: %w", key, ckpt, w.at.off, ErrCorrupt)
 			}
@@ -208,7 +208,7 @@ func (s *Store) loadPages(ctx context.Context, wants []need, p *pinned) error {
 		wants = wants[n:]
 		if int(first.log()) < len(p.lineage) {
 			g.Go(func() error {
-				s.loadPageRun(ctx, p.lineage[first.log()], run, func(at pageAddr, n *node) {
+				s.loadPageRun(ctx, p.cache, p.lineage[first.log()], run, func(at pageAddr, n *node) {
 					mu.Lock()
 					defer mu.Unlock()
 					p.pin(at, n)
@@ -224,16 +224,16 @@ func (s *Store) loadPages(ctx context.Context, wants []need, p *pinned) error {
 // loadPageRun reads pages of one checkpoint that lie close together, in order,
 // with one request, and calls got for each. It waits for those that others are
 // reading already.
-func (s *Store) loadPageRun(ctx context.Context, log BranchID, run []need, got func(pageAddr, *node)) {
+func (s *Store) loadPageRun(ctx context.Context, cache *pageCache, log BranchID, run []need, got func(pageAddr, *node)) {
 	var mine, theirs []need
 	var calls []*flight[*node]
 	for _, w := range run {
 		key := pageKey{log, w.at.ckpt & (1<<48 - 1), w.at.off}
-		c, first := s.pages.flights.begin(key)
+		c, first := cache.flights.begin(key)
 		if !first {
 			theirs = append(theirs, w)
-		} else if n, ok := s.pages.lru.Get(key); ok { // it has come meanwhile
-			s.pages.flights.end(key, c, n, nil)
+		} else if n, ok := cache.lru.Get(key); ok { // it has come meanwhile
+			cache.flights.end(key, c, n, nil)
 			got(w.at, n)
 		} else {
 			mine, calls = append(mine, w), append(calls, c)
@@ -250,17 +250,17 @@ func (s *Store) loadPageRun(ctx context.Context, log BranchID, run []need, got f
 			key := pageKey{log, w.at.ckpt & (1<<48 - 1), w.at.off}
 			n := nodes[i].n
 			if err != nil || nodes[i].err != nil { // whoever needs it reads it again, and hears why
-				s.pages.flights.leave(key, calls[i])
+				cache.flights.leave(key, calls[i])
 				continue
 			}
-			s.pages.lru.Add(key, n)
+			cache.lru.Add(key, n)
 			got(w.at, n)
-			s.pages.flights.end(key, calls[i], n, nil)
+			cache.flights.end(key, calls[i], n, nil)
 		}
 	}
 	for _, w := range theirs { // only now: nobody waits for others while others wait for him
 		key := pageKey{log, w.at.ckpt & (1<<48 - 1), w.at.off}
-		if n, err := s.page(ctx, key, w); err == nil {
+		if n, err := s.page(ctx, cache, key, w); err == nil {
 			got(w.at, n)
 		}
 	}

@@ -24,8 +24,6 @@ type RestoreOptions struct {
 	KeepAs string
 	// Settings makes the branch's settings from those that it had. Default: they stay.
 	Settings func(json.RawMessage) (json.RawMessage, error)
-	// KeptSettings are those of the branch KeepAs. Default: what the branch had.
-	KeptSettings json.RawMessage
 }
 
 // restored says what a branch was restored to.
@@ -88,7 +86,7 @@ func (s *Store) restoreOnce(ctx context.Context, id BranchID, o *RestoreOptions)
 	}
 	kept := false
 	if o.KeepAs != "" {
-		if kept, err = s.keepState(ctx, m, o); err != nil {
+		if kept, err = s.keepState(ctx, m, o.KeepAs); err != nil {
 			return nil, fmt.Errorf("keep the state before as %s/%s: %w", m.Project, o.KeepAs, err)
 		}
 	}
@@ -117,6 +115,9 @@ func (s *Store) restoreOnce(ctx context.Context, id BranchID, o *RestoreOptions)
 				}
 			}
 		}
+		return nil, err
+	}
+	if err := s.confirmLog(ctx, m, next); err != nil {
 		return nil, err
 	}
 	if tr != nil {
@@ -168,13 +169,21 @@ func (s *Store) nextLog(m, src *manifest, at moment, lineage []BranchID) (*manif
 	next.ID, next.Branch, next.Next = id, m.branch(), ""
 	next.Fork, next.Lineage = at, append(slices.Clone(lineage), id)
 	next.Epoch, next.Host, next.Clean, next.Head = 0, "", false, moment{}
-	next.Packs, next.Claims, next.Replaced = nil, nil, nil
+	next.Packs, next.PackLists, next.Claims, next.Replaced, next.Doom = nil, nil, nil, nil, nil
 	next.Size = max(m.Size, src.Size)
 	next.Restored = &restored{Time: s.now().UTC(), From: src.branch(), Seq: at.Seq, ForkSeq: m.forkSeq()}
 	if src.branch() == m.Parent {
 		next.Restored.ForkSeq = at.Seq
 	}
 	return &next, nil
+}
+
+// begun is when the log was made.
+func (m *manifest) begun() time.Time {
+	if m.Restored != nil {
+		return m.Restored.Time
+	}
+	return m.Created
 }
 
 // forkSeq returns the barrier of the parent that the branch began as.
@@ -212,18 +221,40 @@ func (s *Store) goOn(ctx context.Context, m *manifest, tag string, next *manifes
 	return nil
 }
 
+// confirmLog tells whether the log that a branch goes on in is still there: a restoration
+// that was paused for days looks like one that was cut short, whose log nobody needs.
+// Then the branch goes back to the log that it left.
+func (s *Store) confirmLog(ctx context.Context, m, next *manifest) error {
+	now, _, err := s.readManifest(ctx, next.ID)
+	if err == nil && now.Deleted.IsZero() || err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	_, err = s.updateManifest(ctx, m.ID, func(old *manifest) error {
+		if old.Next == next.ID {
+			old.Next, old.Snapshots, old.Dropped = "", m.Snapshots, m.Dropped
+		}
+		return nil
+	})
+	if id := next.branch(); err == nil && id != m.ID {
+		_, err = s.updateManifest(ctx, id, func(first *manifest) error {
+			if first.Next == next.ID {
+				first.Next = m.ID
+			}
+			return nil
+		})
+	}
+	s.noteLog(next.branch(), m.ID)
+	return errors.Join(fmt.Errorf("it took so long that its log was collected: try again: %w", ErrNotFound), err)
+}
+
 // keepState makes a branch of the last barrier of m, unless there is one of that name
 // already, from a call that was cut short.
-func (s *Store) keepState(ctx context.Context, m *manifest, o *RestoreOptions) (made bool, err error) {
-	settings := o.KeptSettings
-	if settings == nil {
-		settings = m.Settings
-	}
-	_, err = s.CreateBranch(ctx, m.Project, o.KeepAs, BranchOptions{From: m.branch(), Settings: settings})
+func (s *Store) keepState(ctx context.Context, m *manifest, name string) (made bool, err error) {
+	_, err = s.CreateBranch(ctx, m.Project, name, BranchOptions{From: m.branch(), Settings: m.Settings})
 	if !errors.Is(err, ErrExists) {
 		return err == nil, err
 	}
-	id, rerr := s.resolve(ctx, m.Project, o.KeepAs)
+	id, rerr := s.resolve(ctx, m.Project, name)
 	if rerr != nil {
 		return false, err
 	}

@@ -379,6 +379,7 @@ func TestManifestFields(t *testing.T) {
 		"Generation": "log", "Nonce": "log", "ID": "log", "Branch": "log", "Next": "log",
 		"Fork": "log", "Lineage": "log", "Epoch": "log", "Host": "log", "Clean": "log", "Head": "log",
 		"Packs": "log", "Claims": "log", "Replaced": "log", "Restored": "log",
+		"PackLists": "log", "Doom": "log", "Retention": "branch",
 		"Project": "branch", "Name": "branch", "Created": "branch", "Deleted": "branch", "Gone": "branch", "Size": "branch",
 		"Parent": "branch", "Durability": "branch", "Settings": "branch", "Protected": "branch", "Expires": "branch",
 		"Throwaway": "branch", "Snapshots": "branch", "Dropped": "branch",

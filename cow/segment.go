@@ -95,13 +95,19 @@ type blockIndex struct {
 	// keys has the segment, minus the pack's first, and the slot of each block of a
 	// pack, sorted: see packedKey. It is nil for a segment.
 	keys []uint32
-	// pages has the tree pages of a pack.
-	pages []packPage
 }
 
 // bytes is what the index takes in memory.
 func (x *blockIndex) bytes() int {
-	return 16*cap(x.frames) + 4*cap(x.place) + 4*cap(x.keys) + 32*cap(x.pages) + 80
+	return 16*cap(x.frames) + 4*cap(x.place) + 4*cap(x.keys) + 80
+}
+
+// blocks returns how many there are.
+func (x *blockIndex) blocks() (n int) {
+	for _, f := range x.frames {
+		n += int(f.n)
+	}
+	return n
 }
 
 // find returns the frame that holds the slot of the segment, and the block's

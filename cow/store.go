@@ -70,6 +70,9 @@ type Options struct {
 	// Marker makes the Marker of a branch that is being opened, whose last barrier has
 	// the mark. Default: none, and barriers have the zero Mark.
 	Marker func(last Mark) Marker
+	// Retention says which barriers stay of branches that say nothing else, and
+	// whose projects do not. Default: DefaultRetention.
+	Retention *Retention
 	// Now is the clock of barriers. Default: time.Now.
 	Now func() time.Time
 	// Random gives ids and nonces. Default: crypto/rand.
@@ -90,6 +93,10 @@ func (o *Options) setDefaults() error {
 	def(&o.Indexes, 1024)
 	def(&o.Views, 64)
 	def(&o.Uploads, 2)
+	if o.Retention == nil {
+		r := DefaultRetention()
+		o.Retention = &r
+	}
 	if o.Host == "" {
 		o.Host = "local"
 	}
@@ -122,21 +129,23 @@ func (o *Options) setDefaults() error {
 // Store holds the projects and branches of one object store, for one process.
 // Its methods may be called concurrently.
 type Store struct {
-	opts     Options
-	objects  objstore.Store
-	journals *wal.Pool
-	log      *slog.Logger
-	random   io.Reader
-	gens     generations
-	pages    *pageCache
-	indexes  *indexCache[objectID, *blockIndex]
-	layouts  *lru.Cache[BranchID, *layout]
-	names    *lru.Cache[string, BranchID] // by key, which branch had the name
-	zr       *zstd.Decoder
-	encoders *encoders
-	buffers  sync.Pool     // of *[]byte for frames as stored
-	ahead    chan struct{} // holds one for each read-ahead under way
-	starts   chan struct{} // holds one for each request under way for a start
+	opts        Options
+	objects     objstore.Store
+	journals    *wal.Pool
+	log         *slog.Logger
+	random      io.Reader
+	gens        generations
+	pages       *pageCache
+	indexes     *indexCache[objectID, *blockIndex]
+	layouts     *lru.Cache[BranchID, *layout]
+	packedPages *lru.Cache[objectID, packPages]
+	packLists   *lru.Cache[string, []packRef]
+	names       *lru.Cache[string, BranchID] // by key, which branch had the name
+	zr          *zstd.Decoder
+	encoders    *encoders
+	buffers     sync.Pool     // of *[]byte for frames as stored
+	ahead       chan struct{} // holds one for each read-ahead under way
+	starts      chan struct{} // holds one for each request under way for a start
 
 	frameFlights flights[cache.Key, []byte]
 	indexFlights flights[objectID, *blockIndex]
@@ -144,16 +153,20 @@ type Store struct {
 	ctx    context.Context // ends with the Store
 	cancel context.CancelFunc
 
-	mu     sync.Mutex
-	closed bool
-	open   map[BranchID]*opening
-	forked *lru.Cache[BranchID, tree] // trees of branches made here and not opened yet
-	broken map[BranchID]error         // branches whose journals could not be recovered
-	left   map[BranchID]int           // branches that left journals on disk, and how many at most
-	views  map[*View]struct{}         // that are open, or being opened
-	moved  map[BranchID]BranchID      // the logs of branches that were restored
+	mu        sync.Mutex
+	closed    bool
+	open      map[BranchID]*opening
+	forked    *lru.Cache[BranchID, tree] // trees of branches made here and not opened yet
+	broken    map[BranchID]error         // branches whose journals could not be recovered
+	left      map[BranchID]int           // branches that left journals on disk, and how many at most
+	views     map[*View]struct{}         // that are open, or being opened
+	lastUsage *StoreUsage
+	moved     map[BranchID]BranchID // the logs of branches that were restored
 
 	recoverMu patientLock // one recovery at a time
+	collectMu patientLock // one collection at a time, which has the next two
+	weights   *lru.Cache[objectID, weight]
+	catalogue catalogue
 
 	liveMu sync.RWMutex
 	live   map[indexKey]*liveSegment
@@ -186,10 +199,10 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts, objects: opts.Objects, journals: opts.Journals, log: opts.Logger, random: opts.Random,
 		open: map[BranchID]*opening{}, broken: map[BranchID]error{}, left: map[BranchID]int{},
-		recoverMu: newPatientLock(),
-		views:     map[*View]struct{}{},
-		moved:     map[BranchID]BranchID{},
-		live:      map[indexKey]*liveSegment{}, ahead: make(chan struct{}, aheadFetches),
+		recoverMu: newPatientLock(), collectMu: newPatientLock(),
+		views: map[*View]struct{}{},
+		moved: map[BranchID]BranchID{},
+		live:  map[indexKey]*liveSegment{}, ahead: make(chan struct{}, aheadFetches),
 		starts: make(chan struct{}, startRequests),
 	}
 	s.buffers.New = func() any {
@@ -206,6 +219,15 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 	}
 	if s.names, err = lru.New[string, BranchID](namesMax); err != nil {
 		return nil, fmt.Errorf("make name cache: %w", err)
+	}
+	if s.packedPages, err = lru.New[objectID, packPages](packedPagesMax); err != nil {
+		return nil, fmt.Errorf("make cache of packed pages: %w", err)
+	}
+	if s.weights, err = lru.New[objectID, weight](weightsMax); err != nil {
+		return nil, fmt.Errorf("make cache of weights: %w", err)
+	}
+	if s.packLists, err = lru.New[string, []packRef](packListsMax); err != nil {
+		return nil, fmt.Errorf("make cache of lists of packs: %w", err)
 	}
 	if s.layouts, err = lru.New[BranchID, *layout](layoutsMax); err != nil {
 		return nil, fmt.Errorf("make layout cache: %w", err)

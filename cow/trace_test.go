@@ -449,3 +449,55 @@ func TestTraceRecovery(t *testing.T) {
 		w.closeBranch(b)
 	})
 }
+
+// TestTraceCollect is a collection, from the claim to the last deletion, and the end of
+// a deleted branch.
+func TestTraceCollect(t *testing.T) {
+	traced(t, Options{SealAfter: sealTime, CheckpointSegments: 2, Retention: &noHistory}, func(t *testing.T, w *world, _ *memfs.FS, say func(string)) {
+		ctx := context.Background()
+		b := w.makeProject("p", 1<<30)
+		for i := range uint64(4) {
+			w.writeUnflushed(b, 7, i+1)
+			w.write(b, i*600, i+1)
+			wait(2 * sealTime)
+		}
+		c := w.child("p", "c", b)
+		w.write(b, 7, 9)
+		w.write(c, 8, 8)
+		w.closeBranch(b)
+		w.closeBranch(c)
+		o := CollectOptions{Recent: -1, Grace: time.Minute, Full: true}
+		collect := func() {
+			if rep, err := w.store.Collect(ctx, o); err != nil || len(rep.Problems) > 0 {
+				t.Fatal(rep, err)
+			}
+		}
+		say("collect: all manifests; the log is listed, read and packed; all manifests again; then the pack is in use")
+		collect()
+		say("read: the segment is there still")
+		b = w.open(b.ID())
+		w.expect(b, 7, 9)
+		w.closeBranch(b)
+		say("collect a while later: the pack is read back, then what it stands for is deleted")
+		wait(2 * time.Minute)
+		collect()
+		say("read: the segment has gone, the manifest says where to")
+		b = w.open(b.ID())
+		w.expect(b, 600, 2)
+		w.closeBranch(b)
+		say("delete the parent, and collect a week later: its child needs it")
+		if err := w.store.DeleteBranch(ctx, "p", MainBranch); err != nil {
+			t.Fatal(err)
+		}
+		wait(7 * 24 * time.Hour)
+		collect()
+		say("delete the child, and collect a week later: it goes, and what is left of the parent is packed")
+		if err := w.store.DeleteBranch(ctx, "p", "c"); err != nil {
+			t.Fatal(err)
+		}
+		wait(7 * 24 * time.Hour)
+		collect()
+		say("collect: the parent goes")
+		collect()
+	})
+}

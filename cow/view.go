@@ -3,6 +3,8 @@ package cow
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	ask "github.com/bough-db/bough/cow/point"
@@ -30,28 +32,12 @@ type View struct {
 // Resolve. Whoever gets a View closes it. There are Options.Views of them at most:
 // ErrTooMany.
 func (s *Store) OpenAt(ctx context.Context, id BranchID, p ask.Point) (*View, error) {
-	return s.openView(ctx, id, "@"+p.String(), func(ctx context.Context, m *manifest) (Barrier, error) {
-		h, err := s.history(ctx, m)
-		if err != nil {
-			return Barrier{}, err
-		}
-		return h.resolve(ctx, p)
-	})
-}
-
-// OpenBarrier is OpenAt for a barrier that Resolve returned, or that a snapshot of the
-// branch has.
-func (s *Store) OpenBarrier(ctx context.Context, id BranchID, b Barrier) (*View, error) {
-	return s.openView(ctx, id, fmt.Sprintf("@seq:%d", b.Seq), func(context.Context, *manifest) (Barrier, error) { return b, nil })
-}
-
-func (s *Store) openView(ctx context.Context, id BranchID, name string, find func(context.Context, *manifest) (Barrier, error)) (*View, error) {
 	m, _, err := s.readBranch(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	fail := func(err error) (*View, error) {
-		return nil, fmt.Errorf("open branch %s/%s at %q: %w", m.Project, m.Name, name, err)
+		return nil, fmt.Errorf("open branch %s/%s at %q: %w", m.Project, m.Name, "@"+p.String(), err)
 	}
 	if !m.Deleted.IsZero() {
 		return fail(ErrNotFound)
@@ -62,10 +48,7 @@ func (s *Store) openView(ctx context.Context, id BranchID, name string, find fun
 		v.cancel()
 		return fail(err)
 	}
-	if v.barrier, err = find(ctx, m); err == nil {
-		err = v.load(ctx)
-	}
-	if err != nil {
+	if err := v.load(ctx, m, p); err != nil {
 		v.Close()
 		return fail(err)
 	}
@@ -85,10 +68,23 @@ func (s *Store) addView(v *View) error {
 	return nil
 }
 
-// load loads the barrier's tree.
-func (v *View) load(ctx context.Context) error {
+// load finds the barrier and loads its tree.
+func (v *View) load(ctx context.Context, m *manifest, p ask.Point) error {
 	s := v.store
-	at := v.barrier.moment()
+	h, err := s.history(ctx, m)
+	if err != nil {
+		return err
+	}
+	b, err := h.resolve(ctx, p)
+	if err != nil {
+		return err
+	}
+	at := b.moment()
+	// A collection of this process that looks from here on leaves the barrier alone;
+	// what one that has looked before is about to drop, confirm tells.
+	v.mu.Lock()
+	v.barrier = b
+	v.mu.Unlock()
 	lm, _, err := s.readManifest(ctx, at.Log)
 	if err != nil {
 		return err
@@ -103,7 +99,7 @@ func (v *View) load(ctx context.Context) error {
 		return err
 	}
 	v.tree, v.lineage = l.tree, lm.Lineage
-	return nil
+	return s.confirm(ctx, at)
 }
 
 // Barrier returns the barrier that the View shows.
@@ -173,4 +169,19 @@ func (v *View) Close() {
 	v.store.mu.Lock()
 	defer v.store.mu.Unlock()
 	delete(v.store.views, v)
+}
+
+// viewed returns the barriers that this process has open for reading.
+func (s *Store) viewed() (all []point) {
+	s.mu.Lock()
+	views := slices.Collect(maps.Keys(s.views))
+	s.mu.Unlock()
+	for _, v := range views {
+		v.mu.Lock()
+		if v.barrier.Segment > 0 {
+			all = append(all, v.barrier.moment().point)
+		}
+		v.mu.Unlock()
+	}
+	return all
 }
