@@ -10,6 +10,7 @@ type Backend interface {
 	Projects
 	Branches
 	Endpoints
+	Moments
 	Daemon
 }
 

@@ -50,6 +50,15 @@ type Branch struct {
 	Elsewhere bool `json:"elsewhere,omitempty"`
 	// Durability is what its flushes wait for.
 	Durability Durability `json:"durability,omitempty"`
+	// Protected says that it may neither be deleted nor restored.
+	Protected bool `json:"protected,omitempty"`
+	// Expires is when it is deleted by itself; the zero time = never.
+	Expires time.Time `json:"expires,omitzero"`
+	// Throwaway says that it is for one use, and is deleted then.
+	Throwaway bool `json:"throwaway,omitempty"`
+	// Restored is when it was restored last, and RestoredSeq to which barrier.
+	Restored    time.Time `json:"restored,omitzero"`
+	RestoredSeq uint64    `json:"restored_seq,omitempty"`
 	// Error is the failure that the device or endpoint is stuck with; "" = none.
 	Error string `json:"error,omitempty"`
 }
@@ -86,6 +95,9 @@ type CreateBranch struct {
 	Name string `json:"name"`
 	// From is the branch of the same project to start from. Default: main.
 	From string `json:"from,omitempty"`
+	// At is the point of From to start from; see package point. Default: its last
+	// barrier.
+	At string `json:"at,omitempty"`
 	// Durability is the new branch's. Default: the parent's.
 	Durability Durability `json:"durability,omitempty"`
 }
@@ -95,6 +107,10 @@ type CreateBranch struct {
 type SetBranch struct {
 	// Durability is what its flushes wait for from now on.
 	Durability Durability `json:"durability,omitempty"`
+	// Protected keeps it from being deleted and restored, or no more.
+	Protected *bool `json:"protected,omitempty"`
+	// Expires is when it is deleted by itself; the zero time is never.
+	Expires *time.Time `json:"expires,omitempty"`
 }
 
 // TakeOver says whether a branch may be taken from another host that has it
@@ -207,6 +223,9 @@ type AttachBranch struct {
 	// Mountpoint is the absolute path to mount its file system on. Default: a
 	// directory of the daemon's own.
 	Mountpoint string `json:"mountpoint,omitempty"`
+	// At is a point of the branch: what is attached then is a throwaway branch that
+	// begins there, read-only, until it is detached. Default: the branch itself.
+	At string `json:"at,omitempty"`
 	TakeOver
 }
 
@@ -220,6 +239,11 @@ type Attachment struct {
 	Device string `json:"device"`
 	// Mountpoint is where the file system is mounted.
 	Mountpoint string `json:"mountpoint"`
+	// ReadOnly says that the branch is a throwaway, which begins as barrier Seq of the
+	// branch Of and goes when it is detached.
+	ReadOnly bool   `json:"read_only,omitempty"`
+	Of       string `json:"of,omitempty"`
+	Seq      uint64 `json:"seq,omitempty"`
 	// TakenOver says from whom the branch was taken for that; nil = from nobody.
 	TakenOver *TakenOver `json:"taken_over,omitempty"`
 }

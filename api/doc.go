@@ -35,6 +35,14 @@
 //	GET    /bough/v1/projects/{project}/branches/{branch}/connection
 //	POST   /bough/v1/projects/{project}/branches/{branch}/attach    AttachBranch
 //	POST   /bough/v1/projects/{project}/branches/{branch}/detach
+//	GET    /bough/v1/projects/{project}/branches/{branch}/log       LogQuery, as parameters
+//	GET    /bough/v1/projects/{project}/branches/{branch}/snapshots
+//	POST   /bough/v1/projects/{project}/branches/{branch}/snapshots CreateSnapshot
+//	DELETE /bough/v1/projects/{project}/branches/{branch}/snapshots/{snapshot}
+//	POST   /bough/v1/projects/{project}/branches/{branch}/restore   RestoreBranch
+//	POST   /bough/v1/projects/{project}/branches/{branch}/throwaway ThrowawayBranch; held open
+//	GET    /bough/v1/projects/{project}/deleted
+//	POST   /bough/v1/projects/{project}/deleted/{branch}/undelete   UndeleteBranch; by name or id
 //	POST   /bough/v1/verify                                         VerifyScope; answers JSON lines
 //	GET    /debug/pprof/…, /debug/vars                              profiles and counters
 //
@@ -48,6 +56,11 @@
 // Every error has the same shape, with the status that [Code.Status] gives:
 //
 //	{"error": {"code": "not_found", "message": "no branch demo/dev", "hint": "see `bough branch list demo`"}}
+//
+// A point ("at") is what package cow/point reads; a time without a zone is refused.
+//
+// throwaway answers with one line that has a [CreatedBranch], and nothing more: the
+// branch is deleted when the client hangs up, or the daemon stops.
 //
 // verify answers with one [VerifyEvent] a line; the last one has a result or
 // an error, and a stream without either was cut off.

@@ -26,6 +26,11 @@ const (
 	CodeAlreadyExists Code = "already_exists"
 	// CodeInUse is a branch that something else holds: a mount, another writer.
 	CodeInUse Code = "in_use"
+	// CodeNoPoint is a moment that the branch does not have; the message has the
+	// nearest one.
+	CodeNoPoint Code = "no_point"
+	// CodeProtected is a branch that may neither be deleted nor restored.
+	CodeProtected Code = "protected"
 	// CodeTooLarge is a request body above the limit.
 	CodeTooLarge Code = "too_large"
 
@@ -53,11 +58,11 @@ func (c Code) Status() int {
 		return http.StatusBadRequest
 	case CodeForbidden:
 		return http.StatusForbidden
-	case CodeNotFound:
+	case CodeNotFound, CodeNoPoint:
 		return http.StatusNotFound
 	case CodeMethodNotAllowed:
 		return http.StatusMethodNotAllowed
-	case CodeAlreadyExists, CodeInUse, CodeFenced:
+	case CodeAlreadyExists, CodeInUse, CodeFenced, CodeProtected:
 		return http.StatusConflict
 	case CodeTooLarge:
 		return http.StatusRequestEntityTooLarge

@@ -64,7 +64,7 @@ func (s *Server) routes() *http.ServeMux {
 		if req.From == "" {
 			req.From = MainBranch
 		}
-		if err := errors.Join(CheckName("branch", req.From), CheckDurability(req.Durability)); err != nil {
+		if err := errors.Join(CheckName("branch", req.From), CheckDurability(req.Durability), CheckPoint(req.At)); err != nil {
 			return CreatedBranch{}, err
 		}
 		return b.CreateBranch(ctx, r.PathValue("project"), req)
@@ -101,11 +101,16 @@ func (s *Server) routes() *http.ServeMux {
 		if m := req.Mountpoint; m != "" && (!filepath.IsAbs(m) || filepath.Clean(m) != m || strings.ContainsRune(m, 0)) {
 			return Attachment{}, Errorf(CodeInvalidRequest, "mount point %s is not a clean absolute path", quoteShort(m))
 		}
+		if err := CheckPoint(req.At); err != nil {
+			return Attachment{}, err
+		}
 		return b.Attach(ctx, r.PathValue("project"), r.PathValue("branch"), req)
 	}))
 	mux.HandleFunc("POST "+branch+"/detach", change(s, http.StatusNoContent, func(ctx context.Context, r *http.Request, _ struct{}) (struct{}, error) {
 		return struct{}{}, b.Detach(ctx, r.PathValue("project"), r.PathValue("branch"))
 	}))
+
+	s.timeRoutes(mux, project, branch)
 
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
@@ -132,7 +137,7 @@ func checkCreateProject(req CreateProject) error {
 
 func checkSetBranch(req SetBranch) error {
 	if req == (SetBranch{}) {
-		return Errorf(CodeInvalidRequest, "no setting is given").WithHint("give durability")
+		return Errorf(CodeInvalidRequest, "no setting is given").WithHint("give durability, protected or expires")
 	}
 	return CheckDurability(req.Durability)
 }
@@ -184,7 +189,7 @@ func change[Req, Resp any](s *Server, status int, fn func(context.Context, *http
 
 // checkPathNames checks the names that the path carries.
 func checkPathNames(r *http.Request) error {
-	for _, kind := range []string{"project", "branch"} {
+	for _, kind := range []string{"project", "branch", "snapshot"} {
 		if !strings.Contains(r.Pattern, "{"+kind+"}") {
 			continue
 		}

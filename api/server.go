@@ -49,6 +49,10 @@ type Server struct {
 	// base is the context that changes run under: cancelled by Close only.
 	base   context.Context
 	cancel context.CancelFunc
+	// held ends when the server stops accepting requests: then what is held for as
+	// long as a client likes is let go.
+	held context.Context
+	drop context.CancelFunc
 }
 
 // NewServer returns a server of the backend.
@@ -70,6 +74,7 @@ func NewServer(backend Backend, opts Options) *Server {
 	}
 	s := &Server{backend: backend, opts: opts, log: opts.Logger, slots: make(chan struct{}, opts.RequestsMax)}
 	s.base, s.cancel = context.WithCancel(context.Background())
+	s.held, s.drop = context.WithCancel(s.base)
 	s.mux = s.routes()
 	s.http = &http.Server{
 		Handler:           s,
@@ -97,6 +102,7 @@ func (s *Server) Serve(l net.Listener) error {
 // Shutdown stops accepting requests and waits for those under way; when ctx
 // ends first it cancels them and returns the context's error.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.drop()
 	err := s.http.Shutdown(ctx)
 	s.cancel()
 	return err

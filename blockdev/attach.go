@@ -59,7 +59,7 @@ func (r *request) attach(ctx context.Context, resp *response) (err error) {
 		}
 	}
 	if a.Dir != "" {
-		if err := mountExt4(a.Device, a.Dir); err != nil {
+		if err := mountExt4(a.Device, a.Dir, a.ReadOnly); err != nil {
 			return err
 		}
 	}

@@ -110,15 +110,19 @@ const (
 )
 
 // mountExt4 mounts device at dir, which is made if it is missing.
-func mountExt4(device, dir string) error {
+func mountExt4(device, dir string, readOnly bool) error {
 	// Nobody but root may write into the bare mount point, lest a server that is
 	// started without its branch write there.
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make mount point: %w", err)
 	}
-	err := unix.Mount(device, dir, "ext4", mountFlags, mountOptions+mountOptionsMore)
+	flags := uintptr(mountFlags)
+	if readOnly {
+		flags |= unix.MS_RDONLY
+	}
+	err := unix.Mount(device, dir, "ext4", flags, mountOptions+mountOptionsMore)
 	if errors.Is(err, unix.EINVAL) {
-		err = unix.Mount(device, dir, "ext4", mountFlags, mountOptions)
+		err = unix.Mount(device, dir, "ext4", flags, mountOptions)
 	}
 	switch {
 	case errors.Is(err, unix.EINVAL):

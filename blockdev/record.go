@@ -25,6 +25,8 @@ type Attachment struct {
 	Dir string `json:"dir,omitempty"`
 	// WriteThrough says that the kernel was told of no volatile cache.
 	WriteThrough bool `json:"write_through"`
+	// ReadOnly says that the file system is mounted read-only.
+	ReadOnly bool `json:"read_only,omitempty"`
 	// DiskSeq is the kernel's number for this binding of the loop device: never used
 	// again until the next boot. Empty before Linux 5.15.
 	DiskSeq string `json:"disk_seq,omitempty"`

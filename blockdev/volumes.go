@@ -103,6 +103,11 @@ type AttachOptions struct {
 	// Format makes a new ext4 file system on the device first, which must read as
 	// zeros all over: DANGER, it destroys what is there. Default: false.
 	Format bool
+
+	// ReadOnly mounts the file system so that programs cannot write to it; its journal
+	// is replayed into the device all the same. Default: false. Without Dir it changes
+	// nothing.
+	ReadOnly bool
 }
 
 // Attach binds a branch's file to a block device and, with Dir set, mounts it.
@@ -130,14 +135,14 @@ func (v *Volumes) Attach(ctx context.Context, o AttachOptions) (Attachment, erro
 // attach is Attach for who has the turn.
 func (v *Volumes) attach(ctx context.Context, vol *volume, o AttachOptions) (Attachment, error) {
 	if a := vol.attached; a != nil {
-		if a.File != o.File || a.Dir != o.Dir || o.Format {
+		if a.File != o.File || a.Dir != o.Dir || a.ReadOnly != o.ReadOnly || o.Format {
 			return Attachment{}, fmt.Errorf("%w: %s as %s at %q", ErrAttached, a.File, a.Device, a.Dir)
 		}
 		return *a, nil
 	}
 	resp, err := v.run(ctx, request{
 		Op:         "attach",
-		Attachment: Attachment{ID: o.ID, File: o.File, Dir: o.Dir, WriteThrough: o.WriteThrough},
+		Attachment: Attachment{ID: o.ID, File: o.File, Dir: o.Dir, WriteThrough: o.WriteThrough, ReadOnly: o.ReadOnly},
 		Format:     o.Format,
 	})
 	var hung *hungError

@@ -107,6 +107,32 @@ func TestDurableAfterPowerCut(t *testing.T) {
 	r.detach(t, o.ID)
 }
 
+// TestReadOnlyReplaysTheJournal mounts what a power cut left for programs that may only
+// read: they find all that was synced.
+func TestReadOnlyReplaysTheJournal(t *testing.T) {
+	r := start(t)
+	dev := memdev.New(deviceSize, memdev.Options{TrackDurable: true})
+	o := r.branch("main", dev)
+	o.Format = true
+	r.attach(t, o)
+	branchfstest.Run(t, "files", o.Dir, "write")
+	past := r.branch("past", dev.PowerCut())
+	past.ReadOnly = true
+	if a := r.attach(t, past); !a.ReadOnly {
+		t.Error("the attachment does not say that it is read-only")
+	}
+	branchfstest.Run(t, "files", past.Dir, "check")
+	if err := os.WriteFile(filepath.Join(past.Dir, "new"), nil, 0o600); !errors.Is(err, unix.EROFS) {
+		t.Errorf("writing says %v, want %v", err, unix.EROFS)
+	}
+	past.ReadOnly = false
+	if _, err := r.volumes.Attach(t.Context(), past); !errors.Is(err, blockdev.ErrAttached) {
+		t.Errorf("attaching it to write says %v, want %v", err, blockdev.ErrAttached)
+	}
+	r.detach(t, past.ID)
+	r.detach(t, o.ID)
+}
+
 func TestRangesArriveWhole(t *testing.T) {
 	r := start(t)
 	dev := fresh()

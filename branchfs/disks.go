@@ -17,9 +17,12 @@ import (
 // disk is a device that is open, opening or closing, shared by all open files of
 // one branch.
 type disk struct {
-	id    string
-	path  string
-	log   *slog.Logger
+	id   string
+	path string
+	log  *slog.Logger
+
+	readOnly bool
+
 	ready chan struct{} // closed when dev or err is set
 	gone  chan struct{} // closed when the device is closed or did not open
 
@@ -47,14 +50,15 @@ type diskTable struct {
 // open or close of the same branch that is under way. ctx bounds the wait, life
 // the opening itself: an interrupted opener must not fail those that wait with it.
 func (t *diskTable) open(ctx, life context.Context, b Branch, path string) (*disk, error) {
-	id := b.Info().ID
+	info := b.Info()
+	id := info.ID
 	for {
 		t.mu.Lock()
 		d, ok := t.byID[id]
 		switch {
 		case !ok:
 			d = &disk{
-				id: id, path: path, log: t.log, refs: 1,
+				id: id, path: path, log: t.log, readOnly: info.ReadOnly, refs: 1,
 				ready: make(chan struct{}), gone: make(chan struct{}),
 			}
 			t.byID[id] = d

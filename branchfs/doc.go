@@ -6,10 +6,17 @@
 //	    <branch>/
 //	      disk          the device: a regular file of its size, root only
 //	      status.json   what the branch says of itself
+//	      at/           the branch's past, if its Source knows that: not listed, but
+//	        <point>/    looked up: seq:42, -10m, lsn:0-16B3748, 2026-11-25T10:00:00Z
+//	          disk, status.json
+//	      snapshots/
+//	        <name>/
+//	          disk, status.json
 //
 // # Words
 //
 //   - [Source]: what is shown, asked anew at every path walk.
+//   - A moment: a [Branch] as it was at a point of its [Past]; read-only.
 //   - [Disk]: an open branch, a blockdev.Device that can be closed. It is opened with
 //     the first open of its file, shared by all, and closed with the last release.
 //
@@ -23,6 +30,7 @@
 //	fallocate 0x00, 0x01   nothing, with success: devices are thin
 //	close                  nothing: it promises nothing
 //	truncate, chmod, …     EPERM
+//	any change of a moment EROFS
 //
 // # Errors
 //
@@ -39,7 +47,10 @@
 //  2. A range that is not inside the device changes nothing, whatever its numbers.
 //  3. A device is closed only when no request on it is running, and opened again only
 //     after that.
-//  4. An interrupt stops a wait (open, read, list); a write, flush or trim runs to its
+//  4. A point is resolved when it is looked up, at every path walk. What is open does
+//     not change: two names of one moment are one device, and a name that later leads
+//     elsewhere is another file.
+//  5. An interrupt stops a wait (open, read, list); a write, flush or trim runs to its
 //     end. Signals are common (the Go runtime sends them to itself), and a device whose
 //     write failed is a failed device.
 //

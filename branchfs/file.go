@@ -71,6 +71,9 @@ func (f *fileSystem) Open(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.Ope
 	ctx := callCtx(cancel)
 	switch n.kind {
 	case kindDisk:
+		if n.readOnly() && in.Flags&unix.O_ACCMODE != unix.O_RDONLY {
+			return fuse.EROFS
+		}
 		d, err := f.disks.open(ctx, f.life, n.branch, n.path)
 		if err != nil {
 			return f.status(ctx, "open", n.path, err)
@@ -140,6 +143,9 @@ func (f *fileSystem) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]b
 	if !ok {
 		return 0, fuse.EBADF
 	}
+	if d.readOnly {
+		return 0, fuse.EROFS
+	}
 	// The whole range is checked first, so that a write beyond the end changes
 	// nothing, and the kernel never makes the file longer.
 	if st := d.check(in.Offset, uint64(in.Size), syscall.ENOSPC); st != fuse.OK {
@@ -159,8 +165,8 @@ func (f *fileSystem) Writev(cancel <-chan struct{}, in *fuse.WriteIn, data [][]b
 // that asks for data alone.
 func (f *fileSystem) Fsync(cancel <-chan struct{}, in *fuse.FsyncIn) fuse.Status {
 	d, ok := f.handles.get(in.Fh).(*disk)
-	if !ok {
-		return fuse.OK // a status file
+	if !ok || d.readOnly {
+		return fuse.OK // a status file, or a device that cannot have changed
 	}
 	return d.status("flush", 0, 0, syscall.EIO, d.dev.Flush(f.life))
 }
@@ -175,6 +181,9 @@ func (f *fileSystem) Fallocate(cancel <-chan struct{}, in *fuse.FallocateIn) fus
 	d, ok := f.handles.get(in.Fh).(*disk)
 	if !ok {
 		return fuse.EBADF
+	}
+	if d.readOnly {
+		return fuse.EROFS
 	}
 	if st := d.check(in.Offset, in.Length, syscall.ENOSPC); st != fuse.OK {
 		return st

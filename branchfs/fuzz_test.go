@@ -38,6 +38,7 @@ func FuzzRanges(f *testing.F) {
 		}
 		d := &disk{dev: closer{dev}, trim: dev, zero: dev, log: fs.log}
 		fh := fs.handles.add(d)
+		past := fs.handles.add(&disk{dev: closer{memdev.New(size, memdev.Options{})}, readOnly: true, log: fs.log})
 		text := fs.handles.add([]byte("status"))
 		short %= 2 << 20
 		buf := make([]byte, short)
@@ -51,6 +52,12 @@ func FuzzRanges(f *testing.F) {
 			}
 			_ = fs.Fallocate(nil, &fuse.FallocateIn{Fh: fh, Offset: off, Length: long, Mode: mode})
 			_ = fs.Fsync(nil, &fuse.FsyncIn{Fh: fh})
+		}
+		if n, st := fs.Writev(nil, &fuse.WriteIn{Fh: past, Offset: off, Size: short}, [][]byte{buf}); st != fuse.EROFS || n != 0 {
+			t.Errorf("write to the past answered %v for %d bytes", st, n)
+		}
+		if st := fs.Fallocate(nil, &fuse.FallocateIn{Fh: past, Offset: off, Length: long, Mode: mode}); st != fuse.EROFS {
+			t.Errorf("fallocate in the past answered %v", st)
 		}
 	})
 }

@@ -16,11 +16,15 @@ const (
 	kindBranch
 	kindDisk
 	kindStatus
+	kindAt
+	kindSnapshots
 )
 
 const (
 	diskName   = "disk"
 	statusName = "status.json"
+	atName     = "at"
+	snapsName  = "snapshots"
 )
 
 // key identifies a node. Branches count by their id, not their name, so that a
@@ -115,6 +119,9 @@ func (k key) ino() uint64 {
 	return h.Sum64() | 2 // never 0, nor the root's
 }
 
+// readOnly reports whether n is a device that cannot be written.
+func (n *node) readOnly() bool { return n.kind == kindDisk && n.branch.Info().ReadOnly }
+
 // attr fills in what stat(2) shows of n. size is that of a regular file.
 func (n *node) attr(out *fuse.Attr, size int64, modified uint64) {
 	*out = fuse.Attr{
@@ -130,6 +137,9 @@ func (n *node) attr(out *fuse.Attr, size int64, modified uint64) {
 		// The device's owner alone may read the bytes of a database. Blocks says
 		// that nothing is a hole: a copying program skips holes.
 		out.Mode = fuse.S_IFREG | 0o600
+		if n.readOnly() {
+			out.Mode = fuse.S_IFREG | 0o400
+		}
 		out.Size = uint64(size)
 		out.Blocks = uint64(size+511) / 512
 	case kindStatus:

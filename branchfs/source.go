@@ -45,6 +45,20 @@ type Branch interface {
 	Status(ctx context.Context) ([]byte, error)
 }
 
+// Past is a Branch whose past can be looked at: it has the directories at and snapshots.
+type Past interface {
+	// At finds a moment of the branch by the name below at, such as seq:42 or -10m.
+	// The moment is read-only, and its ID says which it is, not how it was asked for.
+	At(ctx context.Context, point string) (Branch, error)
+
+	// Snapshots returns the names of the branch's snapshots, in any order.
+	Snapshots(ctx context.Context) ([]string, error)
+
+	// Snapshot finds a moment of the branch by the name of a snapshot. It is
+	// read-only.
+	Snapshot(ctx context.Context, name string) (Branch, error)
+}
+
 // Info describes a branch.
 type Info struct {
 	// ID is the branch's identity, which outlives a change of name and is never
@@ -55,6 +69,9 @@ type Info struct {
 	// Modified is shown as the time of the last change; the zero time is shown
 	// as 1970.
 	Modified time.Time
+	// ReadOnly says that the device cannot be written: opening it for that, writing
+	// and punching holes answer EROFS, and it is never flushed.
+	ReadOnly bool
 }
 
 // Disk is an open branch: a device that can be closed. When it also implements

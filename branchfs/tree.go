@@ -67,13 +67,41 @@ func (f *fileSystem) child(ctx context.Context, parent *node, name string) (*nod
 			n.kind = kindDisk
 		case statusName:
 			n.kind = kindStatus
+		case atName, snapsName:
+			if _, ok := parent.branch.(Past); !ok {
+				return nil, nil
+			}
+			n.kind = kindAt
+			if name == snapsName {
+				n.kind = kindSnapshots
+			}
 		default:
 			return nil, nil
 		}
+	case kindAt, kindSnapshots:
+		return n, f.moment(ctx, parent, name, n)
 	default:
 		return nil, syscallError(syscall.ENOTDIR)
 	}
 	return n, nil
+}
+
+// moment makes n, a child of parent, what the branch was at a point or snapshot.
+func (f *fileSystem) moment(ctx context.Context, parent *node, name string, n *node) error {
+	find := parent.branch.(Past).At
+	if parent.kind == kindSnapshots {
+		find = parent.branch.(Past).Snapshot
+	}
+	if strings.HasPrefix(name, ".") {
+		return syscallError(syscall.ENOENT)
+	}
+	b, err := find(ctx, name)
+	if err != nil {
+		return err
+	}
+	n.key = key{kind: kindBranch, project: parent.project, id: b.Info().ID}
+	n.branch = b
+	return nil
 }
 
 // hasProject reports whether the source has a project of that name.
@@ -164,30 +192,37 @@ func (f *fileSystem) OpenDir(cancel <-chan struct{}, in *fuse.OpenIn, out *fuse.
 	}
 	ctx := callCtx(cancel)
 	var (
-		names []string
-		err   error
-		mode  uint32 = fuse.S_IFDIR
+		files, dirs []string
+		err         error
 	)
 	switch n.kind {
 	case kindRoot:
-		names, err = f.source.Projects(ctx)
+		dirs, err = f.source.Projects(ctx)
 	case kindProject:
-		names, err = f.source.Branches(ctx, n.project)
+		dirs, err = f.source.Branches(ctx, n.project)
 	case kindBranch:
-		names, mode = []string{diskName, statusName}, fuse.S_IFREG
+		files = []string{diskName, statusName}
+		if _, ok := n.branch.(Past); ok {
+			dirs = []string{atName, snapsName}
+		}
+	case kindAt: // as many as there are moments, and names for each
+	case kindSnapshots:
+		dirs, err = n.branch.(Past).Snapshots(ctx)
 	default:
 		return fuse.ENOTDIR
 	}
 	if err != nil {
 		return f.status(ctx, "list", n.path, err)
 	}
-	names = slices.Clone(names)
-	slices.Sort(names)
-	l := make(listing, 0, len(names)+2)
-	l = append(l, fuse.DirEntry{Name: ".", Mode: fuse.S_IFDIR}, fuse.DirEntry{Name: "..", Mode: fuse.S_IFDIR})
-	for _, name := range names {
-		l = append(l, fuse.DirEntry{Name: name, Mode: mode})
+	l := make(listing, 0, len(files)+len(dirs)+2)
+	for _, name := range dirs {
+		l = append(l, fuse.DirEntry{Name: name, Mode: fuse.S_IFDIR})
 	}
+	for _, name := range files {
+		l = append(l, fuse.DirEntry{Name: name, Mode: fuse.S_IFREG})
+	}
+	slices.SortFunc(l, func(x, y fuse.DirEntry) int { return strings.Compare(x.Name, y.Name) })
+	l = slices.Insert(l, 0, fuse.DirEntry{Name: ".", Mode: fuse.S_IFDIR}, fuse.DirEntry{Name: "..", Mode: fuse.S_IFDIR})
 	out.Fh = f.handles.add(l)
 	return fuse.OK
 }

@@ -24,6 +24,8 @@ type RestoreOptions struct {
 	KeepAs string
 	// Settings makes the branch's settings from those that it had. Default: they stay.
 	Settings func(json.RawMessage) (json.RawMessage, error)
+	// KeptSettings are those of the branch KeepAs. Default: what the branch had.
+	KeptSettings json.RawMessage
 }
 
 // restored says what a branch was restored to.
@@ -86,7 +88,7 @@ func (s *Store) restoreOnce(ctx context.Context, id BranchID, o *RestoreOptions)
 	}
 	kept := false
 	if o.KeepAs != "" {
-		if kept, err = s.keepState(ctx, m, o.KeepAs); err != nil {
+		if kept, err = s.keepState(ctx, m, o); err != nil {
 			return nil, fmt.Errorf("keep the state before as %s/%s: %w", m.Project, o.KeepAs, err)
 		}
 	}
@@ -249,12 +251,16 @@ func (s *Store) confirmLog(ctx context.Context, m, next *manifest) error {
 
 // keepState makes a branch of the last barrier of m, unless there is one of that name
 // already, from a call that was cut short.
-func (s *Store) keepState(ctx context.Context, m *manifest, name string) (made bool, err error) {
-	_, err = s.CreateBranch(ctx, m.Project, name, BranchOptions{From: m.branch(), Settings: m.Settings})
+func (s *Store) keepState(ctx context.Context, m *manifest, o *RestoreOptions) (made bool, err error) {
+	settings := o.KeptSettings
+	if settings == nil {
+		settings = m.Settings
+	}
+	_, err = s.CreateBranch(ctx, m.Project, o.KeepAs, BranchOptions{From: m.branch(), Settings: settings})
 	if !errors.Is(err, ErrExists) {
 		return err == nil, err
 	}
-	id, rerr := s.resolve(ctx, m.Project, name)
+	id, rerr := s.resolve(ctx, m.Project, o.KeepAs)
 	if rerr != nil {
 		return false, err
 	}

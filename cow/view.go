@@ -32,12 +32,28 @@ type View struct {
 // Resolve. Whoever gets a View closes it. There are Options.Views of them at most:
 // ErrTooMany.
 func (s *Store) OpenAt(ctx context.Context, id BranchID, p ask.Point) (*View, error) {
+	return s.openView(ctx, id, "@"+p.String(), func(ctx context.Context, m *manifest) (Barrier, error) {
+		h, err := s.history(ctx, m)
+		if err != nil {
+			return Barrier{}, err
+		}
+		return h.resolve(ctx, p)
+	})
+}
+
+// OpenBarrier is OpenAt for a barrier that Resolve returned, or that a snapshot of the
+// branch has.
+func (s *Store) OpenBarrier(ctx context.Context, id BranchID, b Barrier) (*View, error) {
+	return s.openView(ctx, id, fmt.Sprintf("@seq:%d", b.Seq), func(context.Context, *manifest) (Barrier, error) { return b, nil })
+}
+
+func (s *Store) openView(ctx context.Context, id BranchID, name string, find func(context.Context, *manifest) (Barrier, error)) (*View, error) {
 	m, _, err := s.readBranch(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	fail := func(err error) (*View, error) {
-		return nil, fmt.Errorf("open branch %s/%s at %q: %w", m.Project, m.Name, "@"+p.String(), err)
+		return nil, fmt.Errorf("open branch %s/%s at %q: %w", m.Project, m.Name, name, err)
 	}
 	if !m.Deleted.IsZero() {
 		return fail(ErrNotFound)
@@ -48,7 +64,16 @@ func (s *Store) OpenAt(ctx context.Context, id BranchID, p ask.Point) (*View, er
 		v.cancel()
 		return fail(err)
 	}
-	if err := v.load(ctx, m, p); err != nil {
+	b, err := find(ctx, m)
+	if err == nil {
+		// A collection of this process that looks from here on leaves the barrier
+		// alone; what one that has looked before is about to drop, load tells.
+		v.mu.Lock()
+		v.barrier = b
+		v.mu.Unlock()
+		err = v.load(ctx)
+	}
+	if err != nil {
 		v.Close()
 		return fail(err)
 	}
@@ -68,23 +93,10 @@ func (s *Store) addView(v *View) error {
 	return nil
 }
 
-// load finds the barrier and loads its tree.
-func (v *View) load(ctx context.Context, m *manifest, p ask.Point) error {
+// load loads the barrier's tree.
+func (v *View) load(ctx context.Context) error {
 	s := v.store
-	h, err := s.history(ctx, m)
-	if err != nil {
-		return err
-	}
-	b, err := h.resolve(ctx, p)
-	if err != nil {
-		return err
-	}
-	at := b.moment()
-	// A collection of this process that looks from here on leaves the barrier alone;
-	// what one that has looked before is about to drop, confirm tells.
-	v.mu.Lock()
-	v.barrier = b
-	v.mu.Unlock()
+	at := v.barrier.moment()
 	lm, _, err := s.readManifest(ctx, at.Log)
 	if err != nil {
 		return err

@@ -275,7 +275,7 @@ func (e *endpoint) open(ctx context.Context, info cow.BranchInfo, watch *stopwat
 	}
 	spec := serverSpec{binDir: in.BinDir, config: serverConfig{
 		major: in.Major, lz4: in.lz4, pgdata: e.m.layout.pgdata(e.id), run: e.m.layout.run(e.id), sockets: sockets,
-		peers: e.m.peers, keep: bs.KeepEffects || bs.FromTemplate, remote: info.Durability == cow.DurabilityRemote,
+		peers: e.m.peers, keep: bs.keeps(), remote: info.Durability == cow.DurabilityRemote,
 		name: info.Project + "/" + info.Name, group: groupOf(e.m.options.Clients(info.Project, info.Name)),
 	}}
 	spec.config.override(ps.Conf, bs.Conf)

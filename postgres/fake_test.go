@@ -154,6 +154,19 @@ func (f *fakeStore) UpdateBranch(_ context.Context, id cow.BranchID, change func
 	return nil
 }
 
+func (f *fakeStore) RestoreBranch(_ context.Context, id cow.BranchID, o cow.RestoreOptions) (cow.BranchInfo, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b := f.branches[id]
+	settings, err := o.Settings(b.Settings)
+	if err != nil {
+		return cow.BranchInfo{}, err
+	}
+	b.Settings = settings
+	f.branches[id] = b
+	return b, nil
+}
+
 func (f *fakeStore) DeleteBranch(_ context.Context, project, name string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/bough-db/bough/cow"
+	ask "github.com/bough-db/bough/cow/point"
 )
 
 // CreateProjectOptions configure a project.
@@ -26,6 +27,10 @@ type CreateProjectOptions struct {
 type CreateBranchOptions struct {
 	// From is the name of the parent in the same project. Default: main.
 	From string
+	// At is the point of the parent to begin as. Default: its last barrier.
+	At ask.Point
+	// Throwaway says that the branch is for one use of this host.
+	Throwaway bool
 	// KeepEffects lets the branch reach out as its parent does: replication
 	// slots, subscriptions, archiving, cron jobs. Default: it starts without.
 	KeepEffects bool
@@ -98,12 +103,16 @@ func (m *Manager) CreateBranch(ctx context.Context, project, name string, o Crea
 	if err != nil {
 		return fail(err)
 	}
-	raw, err := encodeSettings(parent.Settings, theirs.inherit(o))
+	mine := theirs.inherit(o)
+	if o.At.Kind != ask.Head {
+		mine.FromTemplate, mine.FSBytes = false, fsUnknown // as it was then, nobody knows
+	}
+	raw, err := encodeSettings(parent.Settings, mine)
 	if err != nil {
 		return fail(err)
 	}
 	branch, err := m.options.Store.CreateBranch(ctx, project, name, cow.BranchOptions{
-		From: parent.ID, Settings: raw, Durability: o.Durability,
+		From: parent.ID, At: o.At, Settings: raw, Durability: o.Durability, Throwaway: o.Throwaway,
 	})
 	if err != nil {
 		return fail(err)

@@ -46,6 +46,9 @@ type BranchSettings struct {
 	// FromTemplate tells that the parent is a template, so that there is
 	// nothing to undo.
 	FromTemplate bool `json:"from_template,omitempty"`
+	// Restored tells that the branch was restored to its own past, and goes on with
+	// what it does to the outside. It is not inherited.
+	Restored bool `json:"restored,omitempty"`
 	// KeepEffects keeps what reaches out of the branch as it is in the parent:
 	// replication slots, subscriptions, archiving, cron jobs.
 	KeepEffects bool `json:"keep_effects,omitempty"`
@@ -56,6 +59,9 @@ type BranchSettings struct {
 	// the project's. Children inherit them.
 	Conf map[string]string `json:"conf,omitempty"`
 }
+
+// keeps tells whether the branch does to the outside what its data says.
+func (s *BranchSettings) keeps() bool { return s.KeepEffects || s.FromTemplate || s.Restored }
 
 // ProjectSettingsOf reads the settings of a project; none are the zero value.
 func ProjectSettingsOf(raw json.RawMessage) (ProjectSettings, error) {

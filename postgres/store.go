@@ -28,6 +28,8 @@ type Projects interface {
 type Branches interface {
 	// CreateBranch makes a branch that begins as the last barrier of o.From.
 	CreateBranch(ctx context.Context, project, name string, o cow.BranchOptions) (cow.BranchInfo, error)
+	// RestoreBranch makes a branch begin anew at a point.
+	RestoreBranch(ctx context.Context, id cow.BranchID, o cow.RestoreOptions) (cow.BranchInfo, error)
 	// Branch returns a branch; an unknown one is cow.ErrNotFound.
 	Branch(ctx context.Context, project, name string) (cow.BranchInfo, error)
 	// Branches returns the branches of a project.

@@ -27,6 +27,9 @@ type Backend struct {
 	problems []api.VerifyProblem
 	trouble  map[string]string // by project/branch
 	hosts    []string          // others that share the store
+	// Of branches by project/branch, and those deleted.
+	snapshots map[string][]api.Snapshot
+	deleted   []api.Branch
 }
 
 var _ api.Backend = (*Backend)(nil)
@@ -40,6 +43,8 @@ func New() *Backend {
 		fail:     map[string]error{},
 		block:    map[string]chan struct{}{},
 		trouble:  map[string]string{},
+
+		snapshots: map[string][]api.Snapshot{},
 	}
 }
 
@@ -241,7 +246,12 @@ func (b *Backend) CreateBranch(ctx context.Context, project string, req api.Crea
 	if b.branches[project+"/"+req.Name] != nil {
 		return api.CreatedBranch{}, api.Errorf(api.CodeAlreadyExists, "branch %s/%s exists", project, req.Name).WithHint("choose another name")
 	}
+	at, err := b.resolve(parent, req.At)
+	if err != nil {
+		return api.CreatedBranch{}, err
+	}
 	br := b.add(b.projects[project], req.Name, parent)
+	br.ForkSeq, br.Seq = at.Seq, at.Seq
 	br.Durability = cmp.Or(req.Durability, parent.Durability)
 	b.projects[project].Branches++
 	created := api.CreatedBranch{Branch: *br, Connection: connection(*br)}
@@ -291,6 +301,12 @@ func (b *Backend) RenameBranch(ctx context.Context, project, name, to string) (a
 func (b *Backend) SetBranch(ctx context.Context, project, name string, req api.SetBranch) (api.Branch, error) {
 	return b.update(ctx, "SetBranch", project, name, func(br *api.Branch) error {
 		br.Durability = cmp.Or(req.Durability, br.Durability)
+		if req.Protected != nil {
+			br.Protected = *req.Protected
+		}
+		if req.Expires != nil {
+			br.Expires = *req.Expires
+		}
 		return nil
 	})
 }
@@ -301,7 +317,11 @@ func (b *Backend) DeleteBranch(ctx context.Context, project, name string) error 
 		if _, ok := b.attached[br.Ref()]; ok {
 			return api.Errorf(api.CodeInUse, "branch %s is attached", br.Ref()).WithHint("run `bough detach %s` first", br.Ref())
 		}
+		if br.Protected {
+			return api.Errorf(api.CodeProtected, "branch %s is protected", br.Ref()).WithHint("run `bough branch set %s --unprotect` first", br.Ref())
+		}
 		delete(b.branches, br.Ref())
+		b.deleted = append(b.deleted, *br)
 		b.projects[project].Branches--
 		for _, child := range b.branches {
 			if child.ParentID == br.ID {

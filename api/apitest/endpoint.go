@@ -2,6 +2,7 @@ package apitest
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/bough-db/bough/api"
@@ -80,6 +81,15 @@ func (b *Backend) Attach(ctx context.Context, project, branch string, req api.At
 			return api.Errorf(api.CodeInUse, "branch %s is attached at %s", br.Ref(), old.Mountpoint).WithHint("run `bough detach %s` first", br.Ref())
 		}
 		at = api.Attachment{Project: project, Branch: branch, Device: "/dev/loop7", Mountpoint: req.Mountpoint, TakenOver: taken}
+		if req.At != "" {
+			bar, err := b.resolve(br, req.At)
+			if err != nil {
+				return err
+			}
+			tmp := b.add(b.projects[project], fmt.Sprintf("at-%d", bar.Seq), br)
+			tmp.Throwaway, br = true, tmp
+			at.Branch, at.ReadOnly, at.Of, at.Seq = tmp.Name, true, branch, bar.Seq
+		}
 		if at.Mountpoint == "" {
 			at.Mountpoint = "/state/data/" + br.ID
 		}

@@ -135,6 +135,72 @@ func TestEveryMethod(t *testing.T) {
 	}
 }
 
+// TestEveryMethodAboutThePast drives each of those once.
+func TestEveryMethodAboutThePast(t *testing.T) {
+	b := apitest.New()
+	c := start(t, b)
+	ctx := t.Context()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := c.CreateProject(ctx, api.CreateProject{Name: "demo"})
+	must(err)
+	page, err := c.Log(ctx, "demo", "main", api.LogQuery{After: 2, Before: 7, OldestFirst: true, Limit: 3, Since: apitest.Epoch})
+	must(err)
+	want, err := b.Log(ctx, "demo", "main", api.LogQuery{After: 2, Before: 7, OldestFirst: true, Limit: 3})
+	must(err)
+	if diff := cmp.Diff(want, page); diff != "" || len(page.Barriers) != 3 || page.Barriers[0].Seq != 3 || !page.More {
+		t.Errorf("Log = %+v (-want +got):\n%s", page, diff)
+	}
+	snap, err := c.CreateSnapshot(ctx, "demo", "main", api.CreateSnapshot{Name: "good", At: "@seq:5"})
+	must(err)
+	all, err := c.Snapshots(ctx, "demo", "main")
+	must(err)
+	if diff := cmp.Diff([]api.Snapshot{snap}, all); diff != "" || snap.Barrier.Seq != 5 {
+		t.Errorf("Snapshots (-created +listed):\n%s", diff)
+	}
+	old, err := c.CreateBranch(ctx, "demo", api.CreateBranch{Name: "old", At: "@good"})
+	must(err)
+	if old.Branch.ForkSeq != 5 {
+		t.Errorf("CreateBranch at a snapshot = %+v", old.Branch)
+	}
+	must(c.DeleteSnapshot(ctx, "demo", "main", "good"))
+	r, err := c.RestoreBranch(ctx, "demo", "main", api.RestoreBranch{At: "seq:6", KeepAs: "kept"})
+	must(err)
+	if r.Seq != 6 || r.Kept == nil || r.Kept.Name != "kept" {
+		t.Errorf("RestoreBranch = %+v", r)
+	}
+	must(c.DeleteBranch(ctx, "demo", "old"))
+	gone, err := c.Deleted(ctx, "demo")
+	must(err)
+	if len(gone) != 1 || gone[0].Name != "old" {
+		t.Errorf("Deleted = %+v", gone)
+	}
+	back, err := c.UndeleteBranch(ctx, "demo", "old", api.UndeleteBranch{Name: "old2"})
+	must(err)
+	if back.Name != "old2" || back.ID != old.Branch.ID {
+		t.Errorf("UndeleteBranch = %+v", back)
+	}
+	tmp, release, err := c.Throwaway(ctx, "demo", "main", api.ThrowawayBranch{At: "seq:4"})
+	must(err)
+	if !tmp.Branch.Throwaway || tmp.Branch.ForkSeq != 4 || tmp.Connection.Options == "" {
+		t.Errorf("Throwaway = %+v", tmp)
+	}
+	release()
+	for api.CodeOf(err) != api.CodeNotFound {
+		_, err = c.Branch(ctx, "demo", tmp.Branch.Name)
+		if err != nil && api.CodeOf(err) != api.CodeNotFound {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err = c.Throwaway(ctx, "demo", "main", api.ThrowawayBranch{At: "seq:99"}); api.CodeOf(err) != api.CodeNoPoint {
+		t.Errorf("Throwaway at no point = %v, want %s", err, api.CodeNoPoint)
+	}
+}
+
 func TestErrorsComeThrough(t *testing.T) {
 	c := start(t, apitest.New())
 	_, err := c.Project(t.Context(), "none")
@@ -157,7 +223,15 @@ func TestBadNamesStayHere(t *testing.T) {
 			"DeleteProject": func() error { return c.DeleteProject(ctx, name) },
 			"CreateBranch":  func() error { _, err := c.CreateBranch(ctx, "demo", api.CreateBranch{Name: name}); return err },
 			"RenameBranch":  func() error { _, err := c.RenameBranch(ctx, "demo", "x", name); return err },
-			"Start":         func() error { _, err := c.Start(ctx, "demo", name, api.StartBranch{}); return err },
+			"CreateSnapshot": func() error {
+				_, err := c.CreateSnapshot(ctx, "demo", "main", api.CreateSnapshot{Name: name})
+				return err
+			},
+			"DeleteSnapshot": func() error { return c.DeleteSnapshot(ctx, "demo", "main", name) },
+			"UndeleteBranch": func() error { _, err := c.UndeleteBranch(ctx, "demo", name, api.UndeleteBranch{}); return err },
+			"Deleted":        func() error { _, err := c.Deleted(ctx, name); return err },
+			"Throwaway":      func() error { _, _, err := c.Throwaway(ctx, "demo", name, api.ThrowawayBranch{}); return err },
+			"Start":          func() error { _, err := c.Start(ctx, "demo", name, api.StartBranch{}); return err },
 		}
 		for method, call := range calls {
 			if err := call(); api.CodeOf(err) != api.CodeInvalidName {
@@ -247,6 +321,20 @@ func fakeServer(t *testing.T, handler http.HandlerFunc) *client.Client {
 	go s.Serve(l)
 	t.Cleanup(func() { s.Close() })
 	return client.New(sock)
+}
+
+// TestThrowawayOfStrangeServer gets no branch from a server that ends its answer, or
+// does not write what it should.
+func TestThrowawayOfStrangeServer(t *testing.T) {
+	for _, body := range []string{"", "{\n"} {
+		c := fakeServer(t, func(w http.ResponseWriter, _ *http.Request) {
+			w.WriteHeader(http.StatusCreated)
+			io.WriteString(w, body)
+		})
+		if _, _, err := c.Throwaway(t.Context(), "demo", "main", api.ThrowawayBranch{}); err == nil {
+			t.Errorf("a branch came of the answer %q", body)
+		}
+	}
 }
 
 func TestStrangeAnswers(t *testing.T) {

@@ -5,7 +5,8 @@
 //
 // A branch is added with [Source.Add] and has the id "br-" + project + "-" + name
 // until it is removed. Opening it gives the device that was added; closing it only
-// counts.
+// counts. A moment is added to a branch with [Source.AddMoment]; branches without moments
+// are no branchfs.Past.
 //
 // # Concurrency
 //
@@ -20,6 +21,7 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -50,6 +52,18 @@ func (s *Source) Add(project, branchName string, dev blockdev.Device) string {
 	b := &branch{source: s, id: "br-" + project + "-" + branchName, dev: dev}
 	s.branches[name{project, branchName}] = b
 	return b.id
+}
+
+// AddMoment adds a moment to a branch, as the point and the snapshot of that name. It has
+// the id "br-" + project + "-" + name + "@" + moment.
+func (s *Source) AddMoment(project, branchName, moment string, dev blockdev.Device) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.branches[name{project, branchName}]
+	if b.past == nil {
+		b.past = map[string]*branch{}
+	}
+	b.past[moment] = &branch{source: s, id: b.id + "@" + moment, dev: dev, readOnly: true}
 }
 
 // Remove takes a branch away; open devices stay open.
@@ -92,6 +106,9 @@ func (s *Source) open() (n int, changed <-chan struct{}) {
 	defer s.mu.Unlock()
 	for _, b := range s.branches {
 		n += b.open
+		for _, m := range b.past {
+			n += m.open
+		}
 	}
 	return n, s.changed
 }
@@ -130,19 +147,47 @@ func (s *Source) Branch(ctx context.Context, project, branchName string) (branch
 	if !ok {
 		return nil, fmt.Errorf("branch %s/%s: %w", project, branchName, fs.ErrNotExist)
 	}
+	if b.past != nil {
+		return past{b}, nil
+	}
 	return b, nil
 }
 
 // branch implements branchfs.Branch.
 type branch struct {
-	source *Source
-	id     string
-	dev    blockdev.Device
-	open   int // guarded by source.mu
+	source   *Source
+	id       string
+	dev      blockdev.Device
+	readOnly bool
+	open     int                // guarded by source.mu
+	past     map[string]*branch // guarded by source.mu
 }
 
 func (b *branch) Info() branchfs.Info {
-	return branchfs.Info{ID: b.id, Size: b.dev.Size(), Modified: time.Unix(1700000000, 0)}
+	return branchfs.Info{ID: b.id, Size: b.dev.Size(), Modified: time.Unix(1700000000, 0), ReadOnly: b.readOnly}
+}
+
+// past is a branch that implements branchfs.Past.
+type past struct{ *branch }
+
+func (p past) At(ctx context.Context, point string) (branchfs.Branch, error) {
+	p.source.mu.Lock()
+	defer p.source.mu.Unlock()
+	m, ok := p.past[point]
+	if !ok {
+		return nil, fmt.Errorf("point %s: %w", point, fs.ErrNotExist)
+	}
+	return m, nil
+}
+
+func (p past) Snapshots(ctx context.Context) ([]string, error) {
+	p.source.mu.Lock()
+	defer p.source.mu.Unlock()
+	return slices.Collect(maps.Keys(p.past)), nil
+}
+
+func (p past) Snapshot(ctx context.Context, name string) (branchfs.Branch, error) {
+	return p.At(ctx, name)
 }
 
 func (b *branch) Open(ctx context.Context) (branchfs.Disk, error) {

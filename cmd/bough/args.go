@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bough-db/bough/api"
+	"github.com/bough-db/bough/cow/point"
 )
 
 // wantArgs returns a check that the command got the named arguments; names in
@@ -48,14 +49,44 @@ func branchArg(arg string) (project, branch string, err error) {
 	if err == nil {
 		return project, branch, nil
 	}
-	if strings.Contains(arg, "@") {
-		return "", "", usagef("%q names a moment in the past, which this version cannot open", arg)
+	if name, _, ok := point.Split(arg); ok {
+		return "", "", usagef("%q has a point, and here a branch as it is now is wanted: write %s", arg, name)
 	}
 	if strings.Count(arg, "/") > 1 {
 		return "", "", usagef("%q has more than one '/': write PROJECT/BRANCH", arg)
 	}
 	return "", "", usageError{err}
 }
+
+// pointArg splits and checks PROJECT/BRANCH[@POINT]; at is "" without a point. Times
+// without a zone are local.
+func pointArg(arg string) (project, branch, at string, err error) {
+	ref, text, ok := point.Split(arg)
+	if project, branch, err = branchArg(ref); err != nil || !ok {
+		return project, branch, "", err
+	}
+	p, err := point.Parse(text, time.Local)
+	if err != nil {
+		return "", "", "", usageError{err}
+	}
+	return project, branch, p.String(), nil
+}
+
+// readPoint checks a point that stands alone, with or without the @; "" is none.
+func readPoint(text string) (at string, err error) {
+	if text == "" {
+		return "", nil
+	}
+	p, err := point.Parse(text, time.Local)
+	if err != nil {
+		return "", usageError{err}
+	}
+	return p.String(), nil
+}
+
+// pointHelp is what the help of the commands that take a point says.
+const pointHelp = "\n\nA POINT is a time (@2026-11-25T10:00:00Z, local without a zone), how long ago (@-10m),\n" +
+	"@seq:N, @lsn:X/Y or the name of a snapshot; `bough log` lists them."
 
 // newBranchArg is branchArg for a branch that is being named: PROJECT alone is
 // not enough, because main exists.

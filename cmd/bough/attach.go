@@ -18,12 +18,14 @@ type attach struct {
 func (a *app) attachCmd() *cobra.Command {
 	o := &attach{app: a}
 	cmd := &cobra.Command{
-		Use:   "attach PROJECT/BRANCH [MOUNTPOINT]",
+		Use:   "attach PROJECT/BRANCH[@POINT] [MOUNTPOINT]",
 		Short: "Mount the file system of a branch on this host",
 		Long: "Attach a branch as a block device and mount its file system. Its Postgres must be\n" +
-			"suspended, and cannot start until `bough detach`." + takeOverHelp,
-		Example:           "  bough attach demo/dev /mnt\n  bough detach demo/dev",
-		Args:              wantArgs("PROJECT/BRANCH", "[MOUNTPOINT]"),
+			"suspended, and cannot start until `bough detach`.\n\n" +
+			"With a point it is the file system of that moment, read-only, on a branch of its own,\n" +
+			"which is deleted when it is detached, or with the daemon." + pointHelp + takeOverHelp,
+		Example:           "  bough attach demo/dev /mnt\n  bough detach demo/dev\n  bough attach demo@-1d /mnt",
+		Args:              wantArgs("PROJECT/BRANCH[@POINT]", "[MOUNTPOINT]"),
 		ValidArgsFunction: a.completeBranch(cobra.ShellCompDirectiveFilterDirs),
 		RunE:              o.run,
 	}
@@ -32,11 +34,14 @@ func (a *app) attachCmd() *cobra.Command {
 }
 
 func (o *attach) run(cmd *cobra.Command, args []string) error {
-	project, name, err := branchArg(args[0])
+	project, name, at, err := pointArg(args[0])
 	if err != nil {
 		return err
 	}
-	req := api.AttachBranch{TakeOver: o.takeOver.TakeOver}
+	if at != "" && o.takeOver.TakeOver != (api.TakeOver{}) {
+		return usagef("a moment of the past needs no taking over: leave out --take-over, or the point")
+	}
+	req := api.AttachBranch{At: at, TakeOver: o.takeOver.TakeOver}
 	if len(args) > 1 {
 		if args[1] == "" {
 			return usagef("MOUNTPOINT is empty")
@@ -47,15 +52,20 @@ func (o *attach) run(cmd *cobra.Command, args []string) error {
 		}
 	}
 	p := o.progress("attaching " + project + "/" + name)
-	at, err := o.client().Attach(cmd.Context(), project, name, req)
+	done, err := o.client().Attach(cmd.Context(), project, name, req)
 	p.end()
 	if err != nil {
 		return err
 	}
+	ref := done.Project + "/" + done.Branch
+	if done.ReadOnly {
+		return o.done(done, "attached %s/%s@seq:%d as %s on %s, read-only\nend it with `bough detach %s`",
+			done.Project, done.Of, done.Seq, done.Device, done.Mountpoint, ref)
+	}
 	if !o.json {
-		if err := o.tookOver(at.Project+"/"+at.Branch, at.TakenOver); err != nil {
+		if err := o.tookOver(ref, done.TakenOver); err != nil {
 			return err
 		}
 	}
-	return o.done(at, "attached %s/%s as %s on %s", at.Project, at.Branch, at.Device, at.Mountpoint)
+	return o.done(done, "attached %s as %s on %s", ref, done.Device, done.Mountpoint)
 }

@@ -31,6 +31,7 @@ type backend struct {
 	volumes  *volumes
 	endpoint *postgres.Manager
 	door     *proxy.Server
+	expirer  *expirer
 	peers    *peers
 	meter    *meterstore.Store
 	host     cow.HostInfo // this one; no ID if it does not share its store
@@ -47,7 +48,10 @@ type backend struct {
 
 	mu       sync.Mutex
 	stopping bool
-	deleting map[cow.BranchID]bool
+	quiet    map[cow.BranchID]*quiet
+	// throwaways are branches that were made for one use and are in use, as
+	// project/branch.
+	throwaways map[string]bool
 
 	running running
 }
@@ -183,7 +187,7 @@ func (b *backend) DeleteProject(ctx context.Context, name string) error {
 		}
 	}
 	for _, br := range branches {
-		done, err := b.quiesce(ctx, br)
+		done, err := b.quiesce(ctx, br, true)
 		if err != nil {
 			return err
 		}

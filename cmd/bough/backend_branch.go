@@ -27,8 +27,12 @@ func (b *backend) CreateBranch(ctx context.Context, project string, req api.Crea
 	if err != nil {
 		return api.CreatedBranch{}, err
 	}
+	at, err := pointOf(req.At)
+	if err != nil {
+		return api.CreatedBranch{}, err
+	}
 	br, err := b.endpoint.CreateBranch(ctx, project, req.Name, postgres.CreateBranchOptions{
-		From: req.From, Durability: cow.Durability(req.Durability),
+		From: req.From, At: at, Durability: cow.Durability(req.Durability),
 	})
 	if errors.Is(err, cow.ErrNotFound) {
 		return api.CreatedBranch{}, branchError(err, project, req.From)
@@ -88,15 +92,45 @@ func (b *backend) SetBranch(ctx context.Context, project, name string, req api.S
 	if err := b.elsewhere(br, "set it there, or suspend it"); err != nil {
 		return api.Branch{}, err
 	}
-	d := cow.Durability(req.Durability)
-	if err := b.store.SetDurability(ctx, br.ID, d); err != nil {
+	if err := b.setLife(ctx, br.ID, req); err != nil {
 		return api.Branch{}, branchError(err, project, name)
 	}
-	err = errors.Join(b.volumes.follow(ctx, br.ID), b.endpoint.SetDurability(ctx, br.ID, d))
-	if err != nil {
-		return api.Branch{}, fmt.Errorf("the durability of %s/%s is %s, but its device or its Postgres was not told: %w", project, name, d, err)
+	if d := cow.Durability(req.Durability); d != "" {
+		if err := b.store.SetDurability(ctx, br.ID, d); err != nil {
+			return api.Branch{}, branchError(err, project, name)
+		}
+		err = errors.Join(b.volumes.follow(ctx, br.ID), b.endpoint.SetDurability(ctx, br.ID, d))
+		if err != nil {
+			return api.Branch{}, fmt.Errorf("the durability of %s/%s is %s, but its device or its Postgres was not told: %w", project, name, d, err)
+		}
 	}
 	return b.Branch(ctx, project, name)
+}
+
+// setLife sets whether a branch is protected and when it expires, of which it can have
+// one: what is taken away goes first.
+func (b *backend) setLife(ctx context.Context, id cow.BranchID, req api.SetBranch) error {
+	protect := func() error {
+		return b.store.UpdateBranch(ctx, id, func(i *cow.BranchInfo) error {
+			i.Protected = *req.Protected
+			return nil
+		})
+	}
+	if req.Protected != nil && !*req.Protected {
+		if err := protect(); err != nil {
+			return err
+		}
+	}
+	if req.Expires != nil {
+		if err := b.store.SetExpiry(ctx, id, *req.Expires); err != nil {
+			return err
+		}
+		b.expirer.look()
+	}
+	if req.Protected != nil && *req.Protected {
+		return protect()
+	}
+	return nil
 }
 
 // ListBranches implements api.Branches.
@@ -167,6 +201,8 @@ func (b *backend) view(br cow.BranchInfo, names map[cow.BranchID]string) api.Bra
 	v := api.Branch{
 		ID: string(br.ID), Project: br.Project, Name: br.Name, Parent: names[br.ParentID], ParentID: string(br.ParentID),
 		ForkSeq: br.ForkSeq, Seq: br.Seq, Created: br.Created, SizeBytes: br.Size, Durability: api.Durability(br.Durability),
+		Protected: br.Protected, Expires: br.Expires, Throwaway: br.Throwaway != "",
+		Restored: br.Restored, RestoredSeq: br.RestoredSeq,
 	}
 	if b.host.ID != "" && br.Attached {
 		v.Host, v.Elsewhere = br.Host, b.isElsewhere(br)
@@ -307,41 +343,77 @@ func (b *backend) DeleteBranch(ctx context.Context, project, name string) error 
 	if h := b.volumes.get(br.ID); h.by == heldByUser {
 		return attachedError(project, name, h.dir)
 	}
-	done, err := b.quiesce(ctx, br)
-	if err != nil {
-		return err
+	if br.Protected {
+		return branchError(cow.ErrProtected, project, name)
 	}
-	defer done()
-	return branchError(b.store.DeleteBranch(ctx, project, name), project, name)
+	return b.dropBranch(ctx, br)
 }
 
-// quiesce stops a branch's endpoint and keeps clients from starting it again
-// until done is called.
-func (b *backend) quiesce(ctx context.Context, br cow.BranchInfo) (done func(), err error) {
+// quiet is a branch whose endpoint nobody can start for a while.
+type quiet struct {
+	deleting bool          // it is being deleted: clients are told that it is not there
+	over     chan struct{} // closed when it is over; else clients wait for that
+}
+
+// quiesce stops a branch's endpoint and keeps clients from starting it again until
+// done is called: because it is being deleted, or restored.
+func (b *backend) quiesce(ctx context.Context, br cow.BranchInfo, deleting bool) (done func(), err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.deleting[br.ID] {
-		return nil, api.Errorf(api.CodeInUse, "branch %s/%s is being deleted", br.Project, br.Name)
+	if q := b.quiet[br.ID]; q != nil {
+		what := "restored"
+		if q.deleting {
+			what = "deleted"
+		}
+		return nil, api.Errorf(api.CodeInUse, "branch %s/%s is being %s", br.Project, br.Name, what)
 	}
-	b.deleting[br.ID] = true
+	q := &quiet{deleting: deleting, over: make(chan struct{})}
+	b.quiet[br.ID] = q
 	done = func() {
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		delete(b.deleting, br.ID)
+		delete(b.quiet, br.ID)
+		close(q.over)
 	}
 	b.mu.Unlock()
 	err = b.endpoint.Forget(ctx, br.Project, br.Name)
 	b.mu.Lock()
 	if err != nil {
-		delete(b.deleting, br.ID)
+		delete(b.quiet, br.ID)
+		close(q.over)
 		return nil, branchError(err, br.Project, br.Name)
 	}
 	return done, nil
 }
 
-// isDeleting reports whether the branch is being deleted.
-func (b *backend) isDeleting(id cow.BranchID) bool {
+// isQuiet reports whether nobody can start the branch's endpoint for a while.
+func (b *backend) isQuiet(id cow.BranchID) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.deleting[id]
+	return b.quiet[id] != nil
+}
+
+// findToUse is find for who is about to start or attach the branch: it waits while that
+// is being restored, and does not find one that is being deleted.
+func (b *backend) findToUse(ctx context.Context, project, name string) (cow.BranchInfo, error) {
+	for {
+		_, br, err := b.find(ctx, project, name)
+		if err != nil {
+			return br, err
+		}
+		b.mu.Lock()
+		q := b.quiet[br.ID]
+		b.mu.Unlock()
+		switch {
+		case q == nil:
+			return br, nil
+		case q.deleting:
+			return br, branchError(cow.ErrNotFound, project, name)
+		}
+		select {
+		case <-q.over: // and look again: it begins elsewhere now
+		case <-ctx.Done():
+			return br, ctx.Err()
+		}
+	}
 }

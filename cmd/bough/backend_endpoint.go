@@ -23,12 +23,9 @@ func (b *backend) Start(ctx context.Context, project, branch string, req api.Sta
 	if err := b.ready(); err != nil {
 		return api.StartedBranch{}, err
 	}
-	_, br, err := b.find(ctx, project, branch)
+	br, err := b.findToUse(ctx, project, branch)
 	if err != nil {
 		return api.StartedBranch{}, err
-	}
-	if b.isDeleting(br.ID) {
-		return api.StartedBranch{}, branchError(cow.ErrNotFound, project, branch)
 	}
 	started := api.StartedBranch{}
 	var parent parentName
@@ -152,9 +149,12 @@ func (b *backend) Attach(ctx context.Context, project, branch string, req api.At
 	if err := b.ready(); err != nil {
 		return api.Attachment{}, err
 	}
-	_, br, err := b.find(ctx, project, branch)
+	br, err := b.findToUse(ctx, project, branch)
 	if err != nil {
 		return api.Attachment{}, err
+	}
+	if req.At != "" {
+		return b.attachPast(ctx, br, req)
 	}
 	dir := req.Mountpoint
 	if dir == "" {
@@ -163,7 +163,7 @@ func (b *backend) Attach(ctx context.Context, project, branch string, req api.At
 	var at blockdev.Attachment
 	var taken *api.TakenOver
 	err = b.taking(ctx, br, req.TakeOver, &taken, func() (err error) {
-		at, err = b.volumes.attachUser(ctx, br, dir)
+		at, err = b.volumes.attachUser(ctx, br, dir, false)
 		return err
 	})
 	if held, ok := errors.AsType[*heldError](err); ok {
@@ -178,6 +178,28 @@ func (b *backend) Attach(ctx context.Context, project, branch string, req api.At
 		return api.Attachment{}, branchError(err, project, branch)
 	}
 	return api.Attachment{Project: project, Branch: branch, Device: at.Device, Mountpoint: at.Dir, TakenOver: taken}, nil
+}
+
+// attachPast attaches a branch as it was at a point: a throwaway branch, which its file
+// system can be repaired on as after a power cut, mounted read-only.
+func (b *backend) attachPast(ctx context.Context, of cow.BranchInfo, req api.AttachBranch) (api.Attachment, error) {
+	br, err := b.makeThrowaway(ctx, of, req.At)
+	if err != nil {
+		return api.Attachment{}, err
+	}
+	dir := req.Mountpoint
+	if dir == "" {
+		dir = b.mountpoint(br.ID)
+	}
+	at, err := b.volumes.attachUser(ctx, br, dir, true)
+	if err != nil {
+		b.removeMountpoint(br.ID)
+		b.dropThrowaway(context.WithoutCancel(ctx), br)
+		return api.Attachment{}, branchError(err, of.Project, of.Name)
+	}
+	return api.Attachment{
+		Project: br.Project, Branch: br.Name, Device: at.Device, Mountpoint: at.Dir, ReadOnly: true, Of: of.Name, Seq: br.ForkSeq,
+	}, nil
 }
 
 // Detach implements api.Endpoints.
@@ -196,6 +218,9 @@ func (b *backend) Detach(ctx context.Context, project, branch string) error {
 		return branchError(err, project, branch)
 	}
 	b.removeMountpoint(br.ID)
+	if br.Throwaway != "" {
+		b.dropThrowaway(context.WithoutCancel(ctx), br)
+	}
 	return nil
 }
 
@@ -205,15 +230,15 @@ type waker struct{ b *backend }
 // Wake implements proxy.Waker.
 func (w waker) Wake(ctx context.Context, project, branch string) (string, error) {
 	ref := project + "/" + branch
-	if known, ok := w.b.running.find(ref); ok && !w.b.isDeleting(known.id) {
+	if known, ok := w.b.running.find(ref); ok && !w.b.isQuiet(known.id) {
 		if addr, ok := w.b.endpoint.RunningAt(known.id); ok {
 			w.b.volumes.started(known.id, true)
 			return addr, nil
 		}
 	}
 	mark := w.b.running.mark()
-	_, br, err := w.b.find(ctx, project, branch)
-	if api.CodeOf(err) == api.CodeNotFound || err == nil && w.b.isDeleting(br.ID) {
+	br, err := w.b.findToUse(ctx, project, branch)
+	if api.CodeOf(err) == api.CodeNotFound {
 		return "", proxy.ErrNotFound
 	}
 	if err != nil {

@@ -33,7 +33,13 @@ func branchError(err error, project, branch string) error {
 	if _, ok := errors.AsType[*api.Error](err); ok {
 		return err
 	}
+	if p, ok := errors.AsType[*cow.PointError](err); ok {
+		return pointError(p)
+	}
 	switch {
+	case errors.Is(err, cow.ErrProtected):
+		return api.Errorf(api.CodeProtected, "branch %s/%s is protected", project, branch).
+			WithHint("run `bough branch set %s/%s --unprotect` first", project, branch)
 	case errors.Is(err, cow.ErrNotFound):
 		return api.Errorf(api.CodeNotFound, "no branch %s/%s", project, branch).WithHint("see `bough branch list %s`", project)
 	case errors.Is(err, cow.ErrExists):
@@ -44,6 +50,15 @@ func branchError(err error, project, branch string) error {
 	default:
 		return translate(err)
 	}
+}
+
+// pointError says that a branch has no such point.
+func pointError(p *cow.PointError) error {
+	e := api.Errorf(api.CodeNoPoint, "%v", p)
+	if errors.Is(p, cow.ErrNotBarrier) {
+		return e.WithHint("give a time, @seq: or @lsn:")
+	}
+	return e.WithHint("see `bough log %s/%s`", p.Project, p.Branch)
 }
 
 // attachedError says that a user has the branch attached.
@@ -81,6 +96,10 @@ func translate(err error) error {
 		{cow.ErrExists, api.CodeAlreadyExists, "choose another name"},
 		{cow.ErrInvalidName, api.CodeInvalidName, ""},
 		{cow.ErrInvalidSize, api.CodeInvalidRequest, ""},
+		{cow.ErrNotKept, api.CodeNoPoint, "see `bough log`"},
+		{cow.ErrExpires, api.CodeInvalidRequest, "clear that first, with --expires never"},
+		{cow.ErrProtected, api.CodeProtected, "run `bough branch set PROJECT/BRANCH --unprotect` first"},
+		{cow.ErrTooMany, api.CodeUnavailable, ""},
 		{cow.ErrTooDeep, api.CodeInvalidRequest, "branch from an older ancestor"},
 		{cow.ErrFenced, api.CodeFenced, "use it on the host that took it over"},
 		{cow.ErrNewerFormat, api.CodeNewerFormat, "run the newer version of bough"},

@@ -14,12 +14,13 @@ func (a *app) branchCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "branch",
 		Aliases: []string{"branches"},
-		Short:   "Create, list, show, set, rename and delete branches",
+		Short:   "Create, list, show, set, restore, rename and delete branches",
 		Long: "A branch is a whole database that starts as a copy of its parent and costs\n" +
 			"nothing until it differs. PROJECT alone means PROJECT/main.",
 		Example: "  bough branch create demo/dev\n  bough branch tree demo",
 	}
-	cmd.AddCommand(a.branchCreateCmd(), a.branchListCmd(), a.branchTreeCmd(), a.branchShowCmd(), a.branchSetCmd(), a.branchRenameCmd(), a.branchDeleteCmd())
+	cmd.AddCommand(a.branchCreateCmd(), a.branchListCmd(), a.branchTreeCmd(), a.branchShowCmd(), a.branchSetCmd(),
+		a.branchResetCmd(), a.branchRestoreCmd(), a.branchRenameCmd(), a.branchDeleteCmd(), a.branchUndeleteCmd())
 	a.group(cmd)
 	return cmd
 }

@@ -21,18 +21,16 @@ func (a *app) branchCreateCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create PROJECT/BRANCH",
 		Short: "Create a branch",
-		Long: "Create a branch of another one, as that is at this moment. The parent is not\n" +
-			"paused, and every transaction that it acknowledged before is in the branch.",
-		Example:           "  bough branch create demo/dev\n  bough branch create demo/feature --from demo/dev",
+		Long: "Create a branch of another one, as that is at this moment, or was at another. The\n" +
+			"parent is not paused. Without a point every transaction that it acknowledged before\n" +
+			"is in the branch." + pointHelp,
+		Example:           "  bough branch create demo/dev\n  bough branch create demo/feature --from demo/dev\n  bough branch create demo/yesterday --from demo@-1d",
 		Args:              wantArgs("PROJECT/BRANCH"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              o.run,
 	}
-	cmd.Flags().StringVar(&o.from, "from", "", "the parent, as PROJECT/BRANCH (default: the project's main)")
-	// The only error is a flag that does not exist.
-	_ = cmd.RegisterFlagCompletionFunc("from", func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-		return a.branchNames(), cobra.ShellCompDirectiveNoFileComp
-	})
+	cmd.Flags().StringVar(&o.from, "from", "", "the parent, as PROJECT/BRANCH[@POINT] (default: the project's main)")
+	a.completeFrom(cmd)
 	durabilityFlag(cmd, &o.durability, "what a commit waits for: local or remote (default: the parent's)")
 	return cmd
 }
@@ -44,14 +42,14 @@ func (o *branchCreate) run(cmd *cobra.Command, args []string) error {
 	}
 	req := api.CreateBranch{Name: name}
 	if o.from != "" {
-		fromProject, from, err := branchArg(o.from)
+		fromProject, from, at, err := pointArg(o.from)
 		if err != nil {
 			return err
 		}
 		if fromProject != project {
 			return usagef("--from %s is in another project: a branch stays in the project of its parent, %s", o.from, fromProject)
 		}
-		req.From = from
+		req.From, req.At = from, at
 	}
 	if req.Durability, err = durabilityArg(o.durability); err != nil {
 		return err

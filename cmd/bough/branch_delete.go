@@ -14,7 +14,7 @@ func (a *app) branchDeleteCmd() *cobra.Command {
 		Aliases: []string{"rm"},
 		Short:   "Delete a branch; its children stay",
 		Long: "Delete a branch. A Postgres server that runs on it is stopped. Branches that were\n" +
-			"made from it stay whole.",
+			"made from it stay whole. For a day `bough branch undelete` can bring it back.",
 		Example:           "  bough branch delete demo/dev",
 		Args:              wantArgs("PROJECT/BRANCH"),
 		ValidArgsFunction: a.completeBranch(cobra.ShellCompDirectiveNoFileComp),

@@ -43,6 +43,11 @@ func (o *branchShow) run(cmd *cobra.Command, args []string) error {
 	if b.Durability != "" && b.Durability != api.DurabilityLocal {
 		_, err = fmt.Fprintf(w, "durable   %s\n", b.Durability)
 	}
+	for _, l := range o.lifeLines(b) {
+		if err == nil {
+			_, err = fmt.Fprintln(w, l)
+		}
+	}
 	if err == nil && b.Host != "" {
 		_, err = fmt.Fprintf(w, "host      %s\n", hostCell(b))
 	}
@@ -50,4 +55,21 @@ func (o *branchShow) run(cmd *cobra.Command, args []string) error {
 		_, err = fmt.Fprintf(w, "error     %s\n", alarm(oneLine(b.Error)))
 	}
 	return err
+}
+
+// lifeLines says what a branch's life has of its own.
+func (a *app) lifeLines(b api.Branch) (lines []string) {
+	if b.Protected {
+		lines = append(lines, "protected yes")
+	}
+	if !b.Expires.IsZero() {
+		lines = append(lines, "expires   "+a.ago(b.Expires))
+	}
+	if b.Throwaway {
+		lines = append(lines, "throwaway yes")
+	}
+	if !b.Restored.IsZero() {
+		lines = append(lines, fmt.Sprintf("restored  %s, to @seq:%d", a.ago(b.Restored), b.RestoredSeq))
+	}
+	return lines
 }

@@ -65,7 +65,7 @@ func (o *branchTree) treeTable(branches []api.Branch) *table {
 		case l.orphan:
 			note = faint("its parent was deleted")
 		}
-		for _, more := range treeNotes(l.branch) {
+		for _, more := range o.treeNotes(l.branch) {
 			note = strings.TrimPrefix(note+faint(", ")+more, faint(", "))
 		}
 		t.add(faint(l.lead)+l.branch.Name, endpointCell(l.branch), o.ago(l.branch.Created), note)
@@ -74,9 +74,18 @@ func (o *branchTree) treeTable(branches []api.Branch) *table {
 }
 
 // treeNotes says of a branch what is not so of most.
-func treeNotes(b api.Branch) (notes []string) {
+func (a *app) treeNotes(b api.Branch) (notes []string) {
 	if b.Durability == api.DurabilityRemote {
 		notes = append(notes, string(b.Durability))
+	}
+	if b.Protected {
+		notes = append(notes, "protected")
+	}
+	if b.Throwaway {
+		notes = append(notes, "throwaway")
+	}
+	if !b.Expires.IsZero() {
+		notes = append(notes, "expires "+a.ago(b.Expires))
 	}
 	if b.Host != "" && !b.Attached {
 		notes = append(notes, "on host "+b.Host)

@@ -66,14 +66,15 @@ type daemon struct {
 	hostsServed chan error
 	recorded    bool // host is in the store
 
-	endDoor context.CancelFunc // closes the clients' connections
-	served  chan error         // one from each of door, api and crowd
+	endDoor    context.CancelFunc // closes the clients' connections
+	endExpirer context.CancelFunc // ends the deletion of what expires
+	served     chan error         // one from each of door, api, crowd and expirer
 }
 
 // startDaemon makes everything up to the point where serve may be called. When
 // it fails, nothing stays behind.
 func (o *serve) startDaemon(ctx context.Context, log *slog.Logger) (*daemon, error) {
-	d := &daemon{log: log, socket: o.daemonSocket(), served: make(chan error, 3)}
+	d := &daemon{log: log, socket: o.daemonSocket(), served: make(chan error, 4)}
 	if err := o.startSteps(ctx, d); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -170,7 +171,7 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 		app: o.app, store: catalogue{d.store, storePatience}, disks: d.disks, log: d.log, started: o.now(), listen: d.listener.Addr().String(),
 		state: o.state, location: o.store, writeMode: o.writeMode, memoryBytesMax: o.memoryBytes,
 		journals: d.journals, journalBytes: o.journalBytes, frames: d.frames, memory: memory,
-		deleting: map[cow.BranchID]bool{}, peers: d.peers, meter: d.meter,
+		quiet: map[cow.BranchID]*quiet{}, throwaways: map[string]bool{}, peers: d.peers, meter: d.meter,
 	}
 	return nil
 }
@@ -247,6 +248,7 @@ func (o *serve) openKernel(ctx context.Context, d *daemon) (err error) {
 // openBackend makes the two servers.
 func (o *serve) openBackend(_ context.Context, d *daemon) (err error) {
 	d.backend.endpoint, d.backend.volumes = d.endpoint, d.volumes
+	d.backend.expirer = newExpirer(d.backend)
 	d.volumes.lost = d.backend.lost
 	d.door, err = proxy.New(proxy.Options{Waker: waker{d.backend}, Observer: d.crowd, Logger: d.log})
 	if err != nil {
@@ -298,6 +300,12 @@ func (d *daemon) serve() <-chan error {
 		return err
 	})
 	go run("serve the socket", func() error { return d.api.Serve(d.apiConn) })
+	expire, cancelExpire := context.WithCancel(ctx)
+	d.endExpirer = cancelExpire
+	go run("delete what expires", func() error {
+		d.backend.expirer.run(expire)
+		return nil
+	})
 	go run("adapt settings", func() error {
 		d.crowd.run(ctx)
 		return nil
@@ -377,6 +385,9 @@ func (d *daemon) stop(ctx context.Context) error {
 // Postgres that it shuts down, through the door that stays open until then.
 func (d *daemon) stopServing(ctx context.Context, note func(string, error)) {
 	running := d.endDoor != nil
+	if running {
+		d.endExpirer()
+	}
 	doorDone := make(chan error, 1)
 	doorCtx, cutDoor := context.WithCancel(ctx)
 	defer cutDoor()
@@ -409,7 +420,7 @@ func (d *daemon) stopServing(ctx context.Context, note func(string, error)) {
 		<-doorDone
 	}
 	d.endDoor()
-	for range 3 {
+	for range 4 {
 		note("serve", <-d.served)
 	}
 	if err := os.Remove(d.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {

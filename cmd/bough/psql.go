@@ -25,13 +25,16 @@ type psql struct {
 func (a *app) psqlCmd() *cobra.Command {
 	o := &psql{app: a}
 	cmd := &cobra.Command{
-		Use:   "psql PROJECT[/BRANCH] [-- PSQL ARGUMENTS]",
+		Use:   "psql PROJECT[/BRANCH][@POINT] [-- PSQL ARGUMENTS]",
 		Short: "Open psql on a branch",
 		Long: "Open psql on a branch, as the owner of its database. A suspended Postgres is\n" +
 			"started by the connection. With --admin it is the superuser, over a private\n" +
 			"socket. The password goes through the environment, never the command line.\n" +
-			"The exit code is psql's.",
-		Example: "  bough psql demo\n  bough psql demo/dev -- -c 'select version()'\n  bough psql demo --admin -- -f schema.sql",
+			"The exit code is psql's.\n\n" +
+			"With a point it is a branch of its own, which begins as that moment and is deleted\n" +
+			"when psql ends, with all that was written there." + pointHelp,
+		Example: "  bough psql demo\n  bough psql demo/dev -- -c 'select version()'\n  bough psql demo --admin -- -f schema.sql\n" +
+			"  bough psql demo@-10m -- -c 'table orders'",
 		Args: func(cmd *cobra.Command, args []string) error {
 			own := args
 			if n := cmd.ArgsLenAtDash(); n >= 0 {
@@ -40,7 +43,7 @@ func (a *app) psqlCmd() *cobra.Command {
 			if len(own) > 1 {
 				return usagef("psql's own arguments go after --, as in `bough psql %s -- %s`", own[0], strings.Join(own[1:], " "))
 			}
-			return wantArgs("PROJECT[/BRANCH]")(cmd, own)
+			return wantArgs("PROJECT[/BRANCH][@POINT]")(cmd, own)
 		},
 		ValidArgsFunction: a.completeBranch(cobra.ShellCompDirectiveDefault),
 		RunE:              o.run,
@@ -53,13 +56,16 @@ func (a *app) psqlCmd() *cobra.Command {
 }
 
 func (o *psql) run(cmd *cobra.Command, args []string) error {
-	project, name, err := branchArg(args[0])
+	project, name, at, err := pointArg(args[0])
 	if err != nil {
 		return err
 	}
 	bin, err := findPsql()
 	if err != nil {
 		return err
+	}
+	if at != "" {
+		return o.runPast(cmd.Context(), bin, project, name, at, args[1:])
 	}
 	env, err := o.psqlEnv(cmd.Context(), project, name)
 	if err != nil {

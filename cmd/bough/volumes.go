@@ -229,13 +229,13 @@ func (v *volumes) follow(ctx context.Context, id cow.BranchID) error {
 	return nil
 }
 
-// attachUser attaches a branch for a user.
-func (v *volumes) attachUser(ctx context.Context, info cow.BranchInfo, dir string) (blockdev.Attachment, error) {
+// attachUser attaches a branch for a user, whose mount may be read-only.
+func (v *volumes) attachUser(ctx context.Context, info cow.BranchInfo, dir string, readOnly bool) (blockdev.Attachment, error) {
 	if err := v.claim(ctx, info.ID, heldByUser, dir); err != nil {
 		return blockdev.Attachment{}, err
 	}
 	at, err := v.Attach(ctx, blockdev.AttachOptions{
-		ID: string(info.ID), File: v.files.DiskPath(info.Project, info.Name), Dir: dir, WriteThrough: v.through,
+		ID: string(info.ID), File: v.files.DiskPath(info.Project, info.Name), Dir: dir, WriteThrough: v.through, ReadOnly: readOnly,
 	})
 	if err != nil {
 		err = errors.Join(err, v.release(context.WithoutCancel(ctx), info.ID))
