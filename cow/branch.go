@@ -38,6 +38,7 @@ type Branch struct {
 	leadWanted int
 	nextSeq    wal.Seq
 	waiting    string        // what writers wait for, if they do
+	unread     string        // the last failure to read
 	failed     error         // sticky: nothing is acknowledged any more
 	hasFailed  chan struct{} // closed once failed is set
 	closing    bool
@@ -84,6 +85,7 @@ type Branch struct {
 // counters of a branch since it was opened.
 type counters struct {
 	reads, writes, flushes, trims uint64
+	readErrors                    uint64
 	readBytes, writeBytes         uint64
 	batches                       uint64
 }
@@ -116,6 +118,9 @@ type BranchStatus struct {
 	TakenOver       *TakenOver `json:"taken_over,omitempty"`
 	Waiting         string     `json:"waiting,omitempty"` // what writes wait for
 	Error           string     `json:"error,omitempty"`   // the sticky failure
+	// ReadErrors counts the reads that failed, and ReadError is the last one's error.
+	ReadErrors uint64 `json:"read_errors,omitempty"`
+	ReadError  string `json:"read_error,omitempty"`
 }
 
 // Info describes the branch as it was when it was opened, but for its size. It asks
@@ -204,6 +209,7 @@ func (b *Branch) Status() BranchStatus {
 		st.Error = b.failed.Error()
 	}
 	st.Durability, st.TakenOver = b.durability, b.taken
+	st.ReadErrors, st.ReadError = b.counters.readErrors, b.unread
 	st.StoreError, st.StoreErrorSince = b.trouble.text, b.trouble.since
 	st.Pending, st.Exposure, st.Oldest = b.exposure()
 	return st

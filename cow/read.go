@@ -30,7 +30,14 @@ func (b *Branch) ReadAt(ctx context.Context, p []byte, off int64) error {
 			b.readAhead(from, count)
 		}
 	}
-	return inBlocks(p, off, func(p []byte, first uint64) error { return b.readBlocks(ctx, p, first) })
+	err = inBlocks(p, off, func(p []byte, first uint64) error { return b.readBlocks(ctx, p, first) })
+	if err != nil && ctx.Err() == nil {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.counters.readErrors++
+		b.unread = err.Error()
+	}
+	return err
 }
 
 // inBlocks fills p from offset off by reading at most requestBlocks whole blocks at a

@@ -88,8 +88,12 @@ func (b *backend) startError(err error, project string, br cow.BranchInfo) error
 	}
 	e := branchError(err, project, br.Name)
 	if api.CodeOf(e) == api.CodeInternal {
-		// A program that reads the branch may be the one to notice.
-		if text := err.Error(); strings.Contains(strings.ToLower(text), unix.EIO.Error()) {
+		// A program that reads the branch may be the one to notice, and say so or not.
+		text, unread := err.Error(), b.volumes.unreadable(br.ID)
+		if unread != "" {
+			text = "Postgres could not read its files: " + unread
+		}
+		if unread != "" || strings.Contains(strings.ToLower(text), unix.EIO.Error()) {
 			return api.Errorf(api.CodeCorrupt, "%s", oneLine(text)).
 				WithHint("run `bough verify %s/%s` to see what cannot be read; the daemon's log says when", project, br.Name)
 		}

@@ -49,8 +49,9 @@ type volumes struct {
 	// before the first use.
 	lost func(ctx context.Context, id cow.BranchID, h holding, err error)
 
-	mu   sync.Mutex
-	held map[cow.BranchID]*holding
+	mu     sync.Mutex
+	held   map[cow.BranchID]*holding
+	unread map[cow.BranchID]string // what the last holder could not read
 
 	watches sync.WaitGroup
 }
@@ -67,7 +68,7 @@ type holding struct {
 }
 
 func newVolumes(peers *peers, kernel *blockdev.Volumes, through bool) *volumes {
-	return &volumes{Volumes: kernel, peers: peers, through: through, held: map[cow.BranchID]*holding{}}
+	return &volumes{Volumes: kernel, peers: peers, through: through, held: map[cow.BranchID]*holding{}, unread: map[cow.BranchID]string{}}
 }
 
 // get returns how the branch is held; the zero holding if it is not.
@@ -97,6 +98,7 @@ func (v *volumes) claim(ctx context.Context, id cow.BranchID, by holder, dir str
 	}
 	h := &holding{by: by, dir: dir, mode: &sync.Mutex{}}
 	v.held[id] = h
+	delete(v.unread, id)
 	v.mu.Unlock()
 
 	b, err := v.peers.open(ctx, id, api.TakeOver{})
@@ -152,13 +154,26 @@ func (v *volumes) release(ctx context.Context, id cow.BranchID) error {
 	// The file system's close first: the last one, which uploads, is ours, and
 	// so is its error.
 	err := v.files.WaitReleased(ctx, string(id))
+	unread := ""
 	if b := v.get(id).branch; b != nil {
+		unread = b.Status().ReadError
 		err = errors.Join(err, b.Close(ctx))
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.held, id)
+	if unread != "" {
+		v.unread[id] = unread
+	}
 	return err
+}
+
+// unreadable returns what could not be read of the branch the last time that it was
+// held, or "".
+func (v *volumes) unreadable(id cow.BranchID) string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.unread[id]
 }
 
 // Attach implements postgres.Volumes. What the device promises is not up to o.

@@ -55,7 +55,7 @@ func TestBadCommand(t *testing.T) {
 		{failed, []string{"reserved"}, []string{"project", "create", "template-15"}},
 		{usage, []string{"demo/NAME"}, []string{"branch", "create", "demo"}},
 		{usage, []string{"other/main"}, []string{"branch", "create", "demo/x", "--from", "other/main"}},
-		{usage, []string{"past"}, []string{"psql", "demo@-10m"}},
+		{failed, []string{"before the history", "bough log demo/main"}, []string{"psql", "demo@-10m"}},
 		{usage, []string{"frobnicate", "--help"}, []string{"frobnicate"}},
 		{usage, []string{"--frobnicate", "--help"}, []string{"status", "--frobnicate"}},
 		{usage, []string{"PROJECT/BRANCH"}, []string{"start"}},
