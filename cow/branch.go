@@ -43,6 +43,8 @@ type Branch struct {
 	hasFailed  chan struct{} // closed once failed is set
 	closing    bool
 	queue      []*liveSegment // sealed, not yet counted as stored, in order
+	lastSeal   time.Time      // when the newest of them, or the last one before, was sealed
+	putTook    time.Duration  // how long the last one took on its way to the store
 	stored     wal.SegmentNo  // all segments up to this one are in the store
 	tail       wal.SegmentNo  // the segment of the last batch committed
 	durability Durability

@@ -98,9 +98,10 @@
 //
 // At [DurabilityLocal] a flush waits for the journal. At [DurabilityRemote] every
 // batch ends its segment, and the flush waits until the store has that one and all
-// before it: one put for all the flushes that share the batch. Up to four segments of
-// a branch are put at a time, none of which waits for another; while so many are on
-// their way, what is flushed gathers in the open batch. The manifest says remote only
+// before it: one put for all the flushes that share the batch. Up to eight segments
+// of a branch are put at a time, none of which waits for another, each begun at least
+// an eighth of a put after the one before; what is flushed meanwhile gathers in the
+// open batch. The manifest says remote only
 // while the store has every flush that returned: [Store.SetDurability] brings the log
 // there first.
 //

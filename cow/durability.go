@@ -26,7 +26,15 @@ const (
 // before the next barrier waits, at durability remote. Flushes that arrive
 // meanwhile share that barrier. Puts do not depend on one another; they are
 // counted in order.
-const remoteDepth = 4
+//
+// While some are under way the next one begins a remoteDepth-th of the time that a put
+// takes after the one before it, not sooner. So many small writes, those of a
+// checkpoint, do not fill the way with a put each, with a commit behind them that has
+// to wait for a whole one to end.
+const remoteDepth = 8
+
+// remotePutMax bounds what a put counts for that the store made wait.
+const remotePutMax = time.Second
 
 // Check returns nil for a durability that there is.
 func (d Durability) Check() error {
@@ -139,10 +147,18 @@ func (b *Branch) progressed() {
 	b.progress = make(chan struct{})
 }
 
-// mayCommit tells whether the open batch may become a barrier now, or has to wait
-// for a place on the way to the store. mu is held.
-func (b *Branch) mayCommit() bool {
-	return b.durability != DurabilityRemote || len(b.queue) < remoteDepth
+// mayCommit tells whether the open batch may become a barrier now. If not it has to
+// wait, for the time returned if that is not 0, or for a place on the way to the store.
+// mu is held.
+func (b *Branch) mayCommit() (bool, time.Duration) {
+	if b.durability != DurabilityRemote || len(b.queue) == 0 {
+		return true, 0
+	}
+	if len(b.queue) >= remoteDepth {
+		return false, 0
+	}
+	early := min(b.putTook, remotePutMax)/remoteDepth - time.Since(b.lastSeal)
+	return early <= 0, max(early, 0)
 }
 
 // waitRemote waits until segment n is in the store, if the branch's durability

@@ -185,6 +185,7 @@ func (b *Branch) seal() {
 	b.treeMu.Unlock()
 	b.foldMu.Unlock()
 	b.queue = append(b.queue, ls)
+	b.lastSeal = time.Now()
 	b.background.Add(1)
 	go func() {
 		defer b.background.Done()
@@ -210,6 +211,7 @@ func (b *Branch) upload(ls *liveSegment) {
 	b.mu.Lock()
 	ckpt := b.savedCkpt
 	b.mu.Unlock()
+	began := time.Now()
 	index, err := b.store.putJournal(b.ctx, ls.journal, b.epoch, ckpt, b.setTrouble)
 	if err != nil {
 		b.mu.Lock()
@@ -221,6 +223,7 @@ func (b *Branch) upload(ls *liveSegment) {
 	}
 	b.mu.Lock()
 	ls.stored, ls.index = true, index
+	b.putTook = time.Since(began)
 	n := 0
 	for n < len(b.queue) && b.queue[n].stored {
 		b.stored = b.queue[n].number

@@ -273,7 +273,8 @@ func (b *Branch) waitBatch(bt *batch) error {
 			bt.wakeOne() // the turn may have been meant for somebody who also waits
 			return b.failed
 		}
-		if bt == b.open && !b.leading && b.mayCommit() {
+		may, early := b.mayCommit()
+		if bt == b.open && !b.leading && may {
 			b.leading = true
 			err := b.commit()
 			b.releaseLead()
@@ -281,6 +282,10 @@ func (b *Branch) waitBatch(bt *batch) error {
 				return err
 			}
 			continue
+		}
+		var due <-chan time.Time
+		if early > 0 {
+			due = time.After(early)
 		}
 		var progress, gone <-chan struct{}
 		if b.durability == DurabilityRemote { // its turn may depend on the store
@@ -290,6 +295,7 @@ func (b *Branch) waitBatch(bt *batch) error {
 		select {
 		case <-bt.done:
 		case <-bt.turn:
+		case <-due:
 		case <-progress:
 		case <-gone:
 			b.mu.Lock()

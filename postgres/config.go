@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // ErrBadConf reports a setting that a user may not make, or can not.
@@ -33,6 +34,7 @@ type serverConfig struct {
 	cleaning  bool     // no client and no effect on the outside in this run
 	remote    bool     // a flush is a request to the store
 	group     int      // how many clients there are, roughly: see groupOf
+	cores     int      // processors that they and the server share
 	overrides map[string]string
 }
 
@@ -184,26 +186,43 @@ func (c *serverConfig) flushing() []setting {
 		{"wal_recycle", "on"},
 		// A flush takes as long as a request to the store. Whoever comes in that time
 		// waits for the next one; without a pause before that, half of the clients
-		// are always one flush behind the other half.
-		{"commit_delay", strconv.Itoa(c.group * commitMicros)},
-		{"commit_siblings", strconv.Itoa(c.group * 3 / 8)},
+		// are always one flush behind the other half. A client alone does not wait.
+		{"commit_delay", strconv.FormatInt(commitDelay(c.group, c.cores).Microseconds(), 10)},
+		{"commit_siblings", "1"},
 	}
 }
 
-// groupOf rounds a number of clients up to a power of two from 8 to 64, so that
+// groupOf rounds a number of clients up to a power of two from 4 to 1024, so that
 // settings which depend on it are not changed with every client that comes or goes.
 func groupOf(clients int) int {
-	group := 8
-	for group < clients && group < 64 {
+	group := 4
+	for group < clients && group < 1024 {
 		group *= 2
 	}
 	return group
 }
 
-// commitMicros is what a short transaction takes of the processors, in microseconds.
-// The first of many commits waits for as many others as there are clients: see
-// "Durability" in the package documentation.
-const commitMicros = 400
+// How long short transactions take that begin at the same time, and so how long the
+// first of many commits waits for the others: a little, and what each takes of the
+// processors.
+const (
+	commitBase   = 2 * time.Millisecond
+	commitClient = 1600 * time.Microsecond
+
+	// From so many clients for each processor on, transactions take about as long as
+	// a request to the store, and it is better that one half of the clients works
+	// while the other half's commits are on their way.
+	commitCrowd = 8
+)
+
+// commitDelay returns how long the first of many commits waits, on so many processors.
+// See "Durability" in the package documentation.
+func commitDelay(clients, cores int) time.Duration {
+	if clients > commitCrowd*cores {
+		return 0
+	}
+	return commitBase + time.Duration(clients)*commitClient/time.Duration(cores)
+}
 
 // file renders postgresql.conf: what initdb found out about the cluster and
 // what a user wrote in it, then defaults, then what the user asked bough for.

@@ -81,8 +81,10 @@
 // All who commit should share one flush. Whoever commits while one is under way waits
 // for the next; so without a pause half of the clients are always one flush behind the
 // other half. The first of many commits therefore waits (commit_delay) about as long as
-// the transactions of all others take of the processors, if enough of them are at work
-// (commit_siblings): both follow the number of clients, in powers of two.
+// the transactions of all others take of the processors, which follows the number of
+// clients, in powers of two. Where that is longer than the flush, with more than eight
+// clients to a processor, there is no pause: one half of the clients works while the
+// other half waits.
 //
 // # Checkpoints
 //

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -276,7 +277,8 @@ func (e *endpoint) open(ctx context.Context, info cow.BranchInfo, watch *stopwat
 	spec := serverSpec{binDir: in.BinDir, config: serverConfig{
 		major: in.Major, lz4: in.lz4, pgdata: e.m.layout.pgdata(e.id), run: e.m.layout.run(e.id), sockets: sockets,
 		peers: e.m.peers, keep: bs.keeps(), remote: info.Durability == cow.DurabilityRemote,
-		name: info.Project + "/" + info.Name, group: groupOf(e.m.options.Clients(info.Project, info.Name)),
+		name: info.Project + "/" + info.Name, cores: runtime.GOMAXPROCS(0),
+		group: groupOf(e.m.options.Clients(info.Project, info.Name)),
 	}}
 	spec.config.override(ps.Conf, bs.Conf)
 	if !bs.Ready {

@@ -9,15 +9,16 @@ import (
 // clients it has, roughly, and a local one is told nothing of it.
 func TestFlushingSettings(t *testing.T) {
 	for _, tt := range []struct {
-		clients         int
-		delay, siblings string
+		clients, cores int
+		delay          string
 	}{
-		{0, "3200", "3"}, {8, "3200", "3"}, {9, "6400", "6"}, {32, "12800", "12"}, {50, "25600", "24"}, {5000, "25600", "24"},
+		{0, 2, "5200"}, {4, 2, "5200"}, {5, 2, "8400"}, {9, 2, "14800"}, {17, 2, "0"}, {5000, 2, "0"},
+		{8, 16, "2800"}, {50, 16, "8400"}, {5000, 16, "0"},
 	} {
-		c := serverConfig{remote: true, group: groupOf(tt.clients)}
+		c := serverConfig{remote: true, group: groupOf(tt.clients), cores: tt.cores}
 		file := c.file()
 		for _, want := range []string{"wal_recycle = 'on'", "wal_init_zero = 'on'",
-			"commit_delay = '" + tt.delay + "'", "commit_siblings = '" + tt.siblings + "'"} {
+			"commit_delay = '" + tt.delay + "'", "commit_siblings = '1'"} {
 			if !strings.Contains(file, want) {
 				t.Errorf("%d clients: no %q in\n%s", tt.clients, want, file)
 			}
