@@ -3,6 +3,7 @@ package cow
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -446,4 +447,35 @@ func TestHosts(t *testing.T) {
 	if _, err := w.store.Host(ctx, "web-1"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("host that was deleted: %v, want ErrNotFound", err)
 	}
+}
+
+// TestLostAnswerReadBackWrongly puts a segment whose answer is lost, and has what is
+// read to settle that flip a bit once: that is no other writer (I1).
+func TestLostAnswerReadBackWrongly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		objects := faultstore.New(memstore.New(memstore.Options{}), faultstore.Options{})
+		w := &world{t: t, objects: objects, opts: Options{Host: "a", Shared: true, SealAfter: time.Hour}}
+		w.mustStart()
+		defer w.stop()
+		b := w.makeProject("p", deviceBytes)
+		w.write(b, 1, 7)
+		segments := segmentKey(b.ID(), 0)[:len(segmentKey(b.ID(), 0))-12]
+		objects.Add(faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: segments, Fault: faultstore.ErrorAfter})
+		flipped := 0
+		objects.Add(faultstore.Rule{Verb: objstore.VerbReadAt, Fault: faultstore.FlipBit, Match: func(op faultstore.Op) bool {
+			whole := op.Off == 0 && strings.HasPrefix(op.Key, segments)
+			if whole {
+				flipped++
+			}
+			return whole
+		}})
+		if _, err := b.Publish(t.Context()); err != nil {
+			t.Errorf("publish: %v", err)
+		}
+		if flipped == 0 {
+			t.Error("nothing was read back")
+		}
+		w.expect(b, 1, 7)
+		w.closeBranch(b)
+	})
 }

@@ -355,17 +355,27 @@ func (s *Store) putSegment(ctx context.Context, key string, head segmentHead, da
 
 // checkStored returns nil if the object is what was to be put. Another one of the
 // same journal is of another process, which has a copy of that: what it had of the
-// journal then is in the store, and the rest has no place any more.
+// journal then is in the store, and the rest has no place any more. An answer that
+// another read does not repeat says nothing.
 func (s *Store) checkStored(ctx context.Context, key string, data []byte) error {
-	buf := make([]byte, len(data))
-	n, info, err := s.objects.ReadAt(ctx, key, buf, 0)
-	switch {
-	case err != nil:
-		return fmt.Errorf("compare %s with what was to be stored: %w", key, err)
-	case info.Size != int64(len(data)) || !bytes.Equal(buf[:n], data):
-		return fmt.Errorf("segment %s was written by another process with the same journal: was the state directory copied? %w", key, ErrFenced)
+	var before []byte
+	for {
+		got := make([]byte, len(data))
+		n, info, err := s.objects.ReadAt(ctx, key, got, 0)
+		got = got[:n]
+		switch {
+		case err != nil:
+			return fmt.Errorf("compare %s with what was to be stored: %w", key, err)
+		case info.Size == int64(len(data)) && bytes.Equal(got, data):
+			return nil
+		case before == nil:
+			before = got
+		case !bytes.Equal(got, before):
+			return fmt.Errorf("compare %s with what was to be stored: two reads of it differ", key)
+		default:
+			return fmt.Errorf("segment %s was written by another process with the same journal: was the state directory copied? %w", key, ErrFenced)
+		}
 	}
-	return nil
 }
 
 // replaceOrphan puts a segment in place of one of an epoch before orphans.
