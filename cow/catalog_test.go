@@ -174,7 +174,10 @@ func TestOpenIsShared(t *testing.T) {
 // TestDeepChain: a branch of a branch of a branch …, a thousand deep, each with data
 // of its own, opens and reads; the parents can go.
 func TestDeepChain(t *testing.T) {
-	const depth = 1000
+	depth := 1000
+	if testing.Short() { // the race detector makes each ten times as long
+		depth = 100
+	}
 	w := newWorld(t, Options{SealAfter: time.Hour})
 	ctx := context.Background()
 	b := w.makeProject("p", 16<<20)
@@ -187,7 +190,7 @@ func TestDeepChain(t *testing.T) {
 	last := b.ID()
 	w.closeBranch(b)
 	w.restart()
-	for i := range 100 {
+	for i := range depth / 10 {
 		name := fmt.Sprintf("b%d", i*7)
 		if err := w.store.DeleteBranch(ctx, "p", name); err != nil {
 			t.Fatal(err)

@@ -114,7 +114,7 @@ func TestCheckNamesAllDamage(t *testing.T) {
 	rng := rand.New(rand.NewPCG(1, 1))
 	infos := allObjects(t, whole)
 	for i, info := range infos {
-		if info.Key == formatKey {
+		if info.Key == formatKey || testing.Short() && i%8 != 0 { // the race detector makes each ten times as long
 			continue
 		}
 		ways := map[string]func(s *memstore.Store){

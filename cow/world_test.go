@@ -41,7 +41,7 @@ func forSeeds(t *testing.T, ops int, f func(t *testing.T, rng *rand.Rand, ops in
 	case *opsFlag > 0:
 		ops = *opsFlag
 	case testing.Short(): // the race detector makes each ten times as long
-		ops = (ops + 3) / 4
+		ops = (ops + 9) / 10
 	}
 	for i := range *seedsFlag {
 		seed := *seedFlag + uint64(i)
