@@ -240,9 +240,7 @@ func OpenStore(ctx context.Context, opts Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make decompressor: %w", err)
 	}
-	if s.encoders, err = newEncoders(opts.Uploads); err != nil {
-		return nil, err
-	}
+	s.encoders = newEncoders(opts.Uploads)
 	if err := s.checkFormat(ctx); err != nil {
 		return nil, err
 	}
@@ -362,28 +360,47 @@ func (s *Store) findLive(log BranchID, seg wal.SegmentNo) *liveSegment {
 	return s.live[indexKey{log, seg}]
 }
 
-// encoders hands out the few segment encoders, first come first served.
-type encoders struct{ free chan *segmentEncoder }
+// encoders hands out a few segment encoders, first come first served. Each is made when
+// it is needed: they are large, and a process that stores nothing needs none.
+type encoders struct {
+	free chan struct{} // holds one for each that may be taken
 
-func newEncoders(n int) (*encoders, error) {
-	e := &encoders{free: make(chan *segmentEncoder, n)}
+	mu   sync.Mutex
+	made []*segmentEncoder // and free
+}
+
+func newEncoders(n int) *encoders {
+	e := &encoders{free: make(chan struct{}, n)}
 	for range n {
-		enc, err := newSegmentEncoder()
-		if err != nil {
-			return nil, err
-		}
-		e.free <- enc
+		e.free <- struct{}{}
 	}
-	return e, nil
+	return e
 }
 
 func (e *encoders) take(ctx context.Context) (*segmentEncoder, error) {
 	select {
-	case enc := <-e.free:
-		return enc, nil
+	case <-e.free:
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := len(e.made)
+	if n == 0 {
+		enc, err := newSegmentEncoder()
+		if err != nil {
+			e.free <- struct{}{}
+		}
+		return enc, err
+	}
+	enc := e.made[n-1]
+	e.made = e.made[:n-1]
+	return enc, nil
 }
 
-func (e *encoders) give(enc *segmentEncoder) { e.free <- enc }
+func (e *encoders) give(enc *segmentEncoder) {
+	e.mu.Lock()
+	e.made = append(e.made, enc)
+	e.mu.Unlock()
+	e.free <- struct{}{}
+}

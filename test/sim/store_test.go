@@ -42,31 +42,30 @@ func (s storeView) Get(ctx context.Context, key string) ([]byte, objstore.Info, 
 // ReadAt implements objstore.Store.
 func (s storeView) ReadAt(ctx context.Context, key string, buf []byte, off int64) (int, objstore.Info, error) {
 	w := s.inc.host.w
-	// A caller that has gone must not find its buffer changed.
-	mine := make([]byte, len(buf))
+	// The effect comes while the caller waits, so that it can have its buffer.
 	var n int
 	var info objstore.Info
 	p := &parked{verb: "read", name: key, off: off, size: len(buf)}
 	p.effect = func() (err error) {
-		n, info, err = w.objects.ReadAt(context.Background(), key, mine, off)
+		n, info, err = w.objects.ReadAt(context.Background(), key, buf, off)
 		return err
 	}
 	p.spoil = func() string {
 		if w.rng.IntN(3) == 0 {
 			if other := w.another(key); other != "" {
-				m, _, err := w.objects.ReadAt(context.Background(), other, mine, off)
+				m, _, err := w.objects.ReadAt(context.Background(), other, buf, off)
 				n = m
 				return fmt.Sprintf("that of %s (%s)", other, outcome(err))
 			}
 		}
-		what, m := w.spoil(mine[:n])
+		what, m := w.spoil(buf[:n])
 		n = m
 		return what
 	}
 	if err := s.inc.park(ctx, p); err != nil {
 		return 0, objstore.Info{}, fmt.Errorf("read %s: %w", key, err)
 	}
-	return copy(buf, mine[:n]), info, nil
+	return n, info, nil
 }
 
 // Put implements objstore.Store.
@@ -164,8 +163,13 @@ func kindOf(key string) string {
 // may not (I3).
 func (w *world) put(key string, data []byte, cond objstore.Condition) (string, error) {
 	ctx := context.Background()
-	old, _, err := w.objects.Get(ctx, key)
-	there := err == nil
+	var old []byte
+	there := false
+	if !cond.IfAbsent { // else it fails, or nothing was there
+		var err error
+		old, _, err = w.objects.Get(ctx, key)
+		there = err == nil
+	}
 	tag, err := w.objects.Put(ctx, key, data, cond)
 	if err != nil || !there || bytes.Equal(old, data) {
 		return tag, err
