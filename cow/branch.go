@@ -45,6 +45,7 @@ type Branch struct {
 	queue      []*liveSegment // sealed, not yet counted as stored, in order
 	lastSeal   time.Time      // when the newest of them, or the last one before, was sealed
 	putTook    time.Duration  // how long the last one took on its way to the store
+	pacing     bool           // somebody is woken when the next batch may become a barrier
 	stored     wal.SegmentNo  // all segments up to this one are in the store
 	tail       wal.SegmentNo  // the segment of the last batch committed
 	durability Durability

@@ -161,6 +161,23 @@ func (b *Branch) mayCommit() (bool, time.Duration) {
 	return early <= 0, max(early, 0)
 }
 
+// armPace wakes all who wait for the store when the next batch may become a barrier. mu
+// is held.
+func (b *Branch) armPace(d time.Duration) {
+	if b.pacing {
+		return
+	}
+	b.pacing = true
+	b.background.Add(1)
+	time.AfterFunc(d, func() {
+		defer b.background.Done()
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.pacing = false
+		b.progressed()
+	})
+}
+
 // waitRemote waits until segment n is in the store, if the branch's durability
 // wants that. mu is held, but for the waiting.
 func (b *Branch) waitRemote(n wal.SegmentNo) error {

@@ -462,12 +462,12 @@ func TestLostAnswerReadBackWrongly(t *testing.T) {
 		segments := segmentKey(b.ID(), 0)[:len(segmentKey(b.ID(), 0))-12]
 		objects.Add(faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: segments, Fault: faultstore.ErrorAfter})
 		flipped := 0
-		objects.Add(faultstore.Rule{Verb: objstore.VerbReadAt, Fault: faultstore.FlipBit, Match: func(op faultstore.Op) bool {
-			whole := op.Off == 0 && strings.HasPrefix(op.Key, segments)
-			if whole {
+		objects.Add(faultstore.Rule{Verb: objstore.VerbGet, Fault: faultstore.FlipBit, Match: func(op faultstore.Op) bool {
+			segment := strings.HasPrefix(op.Key, segments)
+			if segment {
 				flipped++
 			}
-			return whole
+			return segment
 		}})
 		if _, err := b.Publish(t.Context()); err != nil {
 			t.Errorf("publish: %v", err)

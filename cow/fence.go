@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/bough-db/bough/objstore"
 	"github.com/bough-db/bough/wal"
 )
 
@@ -39,7 +40,8 @@ func (s *Store) loadFenced(ctx context.Context, m, last *manifest) (*loaded, *Ta
 			l.at = at
 			return l, taken, nil
 		}
-		if !errors.Is(err, ErrFenced) {
+		// An orphan in the fence's place may be replaced or made small meanwhile.
+		if !errors.Is(err, ErrFenced) && !errors.Is(err, objstore.ErrMismatch) {
 			return nil, nil, fmt.Errorf("end the log of the last writer: %w", err)
 		}
 		// Somebody was quicker. The old writer's segment counts, and the next

@@ -1,7 +1,6 @@
 package cow
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -353,29 +352,40 @@ func (s *Store) putSegment(ctx context.Context, key string, head segmentHead, da
 	return fmt.Errorf("%w, and then: %w", err, rerr)
 }
 
-// checkStored returns nil if the object is what was to be put. Another one of the
-// same journal is of another process, which has a copy of that: what it had of the
-// journal then is in the store, and the rest has no place any more. An answer that
-// another read does not repeat says nothing.
+// checkStored returns nil if the object, of the same journal as data, has the same
+// barriers. If not it is of another process, which has a copy of that journal: what it
+// had of the journal then is in the store, and the rest has no place any more.
 func (s *Store) checkStored(ctx context.Context, key string, data []byte) error {
-	var before []byte
-	for {
-		got := make([]byte, len(data))
-		n, info, err := s.objects.ReadAt(ctx, key, got, 0)
-		got = got[:n]
+	ours, err := s.decodeSegment(data)
+	if err != nil {
+		return fmt.Errorf("segment %s as it was to be stored: %w", key, err)
+	}
+	for reads := 1; ; reads++ {
+		same, err := s.storedIs(ctx, key, ours)
 		switch {
-		case err != nil:
-			return fmt.Errorf("compare %s with what was to be stored: %w", key, err)
-		case info.Size == int64(len(data)) && bytes.Equal(got, data):
+		case err == nil && same:
 			return nil
-		case before == nil:
-			before = got
-		case !bytes.Equal(got, before):
-			return fmt.Errorf("compare %s with what was to be stored: two reads of it differ", key)
-		default:
+		case err == nil:
 			return fmt.Errorf("segment %s was written by another process with the same journal: was the state directory copied? %w", key, ErrFenced)
+		case !errors.Is(err, ErrCorrupt) || reads >= foldReads:
+			return fmt.Errorf("compare %s with what was to be stored: %w", key, err)
 		}
 	}
+}
+
+// storedIs reads the object and tells whether it has the barriers of a segment. The
+// bytes may differ: those of an earlier life, or of another release, name an older
+// checkpoint, or are compressed otherwise.
+func (s *Store) storedIs(ctx context.Context, key string, ours *segmentImage) (bool, error) {
+	data, _, err := s.objects.Get(ctx, key)
+	if err != nil {
+		return false, err
+	}
+	stored, err := s.decodeSegment(data)
+	if err != nil {
+		return false, err
+	}
+	return stored.same(s.zr, ours)
 }
 
 // replaceOrphan puts a segment in place of one of an epoch before orphans.

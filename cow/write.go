@@ -283,9 +283,8 @@ func (b *Branch) waitBatch(bt *batch) error {
 			}
 			continue
 		}
-		var due <-chan time.Time
 		if early > 0 {
-			due = time.After(early)
+			b.armPace(early)
 		}
 		var progress, gone <-chan struct{}
 		if b.durability == DurabilityRemote { // its turn may depend on the store
@@ -295,7 +294,6 @@ func (b *Branch) waitBatch(bt *batch) error {
 		select {
 		case <-bt.done:
 		case <-bt.turn:
-		case <-due:
 		case <-progress:
 		case <-gone:
 			b.mu.Lock()
