@@ -238,7 +238,9 @@ func (w *world) create(inc *incarnation, parent *branch) {
 			if own != nil && own.mayBeFenced() {
 				fenced = cow.ErrFenced
 			}
-			w.mustBe(inc, err, what, gone, fenced, cow.ErrClosed)
+			right := []error{gone, fenced, cow.ErrClosed}
+			right = append(right, w.conf.collecting.gone()...)
+			w.mustBe(inc, err, what, right...)
 			return
 		}
 		b.id, b.created = info.ID, yes

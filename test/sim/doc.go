@@ -26,7 +26,7 @@
 //
 //	go test ./test/sim                                          what `make test` runs
 //	go test ./test/sim -run TestSim -seed 17 -steps 400 -v      one run, again
-//	go test ./test/sim -run TestSim -seed 17 -trace             with its whole trace
+//	go test ./test/sim -run TestSim -seed 17 -show              with its whole trace
 //	go test ./test/sim -run TestSim -seed 1 -seeds 100000 -keep many; one line for each that fails
 //	BOUGH_SOAK=30m go test ./test/sim -run TestSoak -v -timeout 0   fresh seeds
 //
@@ -75,8 +75,11 @@
 //   - I4: a flush at durability remote that is acknowledged after another host took
 //     the branch must be in what that host found.
 //   - I5: stamps are unique in the run, and carry their cell.
-//   - I6: no object is deleted but names, and manifests of branches that never were.
-//     A collector, when there is one, has to say what it may delete in world.remove.
+//   - I6: where nobody collects, no object is deleted but names, and manifests of
+//     branches that never were. In half of the runs collectors delete, several at a
+//     time and cut off anywhere, with little history or all of it kept, and long times
+//     go by: whatever somebody needed of that is missed when it is read, by clients, by
+//     whoever looks back, and in the end.
 //   - I7: a read gives what was there at some moment of the read, whatever was spoiled
 //     on the way, or an error.
 //   - Errors: an error must have a reason, a fault that was played to that process or

@@ -56,6 +56,7 @@ type incarnation struct {
 	faults       int // that it has met
 	spoiled      int // reads that were falsified
 	full         bool
+	collecting   bool
 }
 
 func (inc *incarnation) String() string { return fmt.Sprintf("%s.%d", inc.host.name, inc.n) }
@@ -115,6 +116,7 @@ func (inc *incarnation) options(objects objstore.Store) cow.Options {
 	return cow.Options{
 		Objects: objects, Journals: inc.pool, Frames: inc.frames, Memory: cache.NewMemory(c.memory),
 		Host: inc.host.name, Shared: c.shared, WriteThrough: c.through, SealAfter: c.seal,
+		Retention:          &c.collecting.keeps,
 		CheckpointSegments: c.checkpoint, Pages: 16, Indexes: 16, Uploads: c.uploads,
 		Random: seeded(inc.host.w.seed, inc.host.name, inc.n, 2), Logger: quiet,
 	}
@@ -151,7 +153,11 @@ func (w *world) stop(h *host) {
 			fenced = cow.ErrFenced
 		}
 		if err != nil {
-			w.mustBe(inc, err, "stop", fenced)
+			var gone error
+			if slices.ContainsFunc(all, func(s *session) bool { return s.b.deleted != no }) {
+				gone = cow.ErrNotFound
+			}
+			w.mustBe(inc, err, "stop", fenced, gone)
 		}
 	})
 }

@@ -96,9 +96,10 @@ func (w *world) mayFailOn(inc *incarnation, b *branch, own *session, err error, 
 	case b.deleted != no && errors.Is(err, cow.ErrNotFound):
 	case own != nil && own.mayBeFenced() && errors.Is(err, objstore.ErrNotExist):
 		// Its own journals were not part of the log any more.
+	case slices.ContainsFunc(w.conf.collecting.gone(), func(r error) bool { return errors.Is(err, r) }):
 	case own != nil:
 		w.mayFail(own, err, what)
 	default:
-		w.mustBe(inc, err, what)
+		w.mustBe(inc, err, what, w.conf.collecting.gone()...)
 	}
 }

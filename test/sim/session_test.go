@@ -258,14 +258,17 @@ func (w *world) mayFail(s *session, err error, what string) {
 		w.fail("%v: %s: %v", s.inc, what, err)
 		return
 	}
-	var closed, fenced, taken error
+	var closed, fenced, taken, gone error
+	if s.b.deleted != no {
+		gone = cow.ErrNotFound
+	}
 	if s.closing {
 		closed = cow.ErrClosed
 	}
 	if s.mayBeFenced() {
 		fenced, taken = cow.ErrFenced, cow.ErrInUse
 	}
-	w.mustBe(s.inc, err, what, closed, fenced, taken)
+	w.mustBe(s.inc, err, what, closed, fenced, taken, gone)
 }
 
 // closeBranch detaches a branch, or gives up when the hurry is too great.

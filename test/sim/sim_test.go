@@ -19,7 +19,7 @@ var (
 	seedsFlag = flag.Int("seeds", 0, "how many seeds to run, one after the other. Default: 1 with -seed")
 	stepsFlag = flag.Int("steps", 400, "steps of a run")
 	keepFlag  = flag.Bool("keep", false, "go on after a failure, and say only what is wrong")
-	traceFlag = flag.Bool("trace", false, "print the whole trace of a run")
+	traceFlag = flag.Bool("show", false, "print the whole trace of a run")
 )
 
 // Seeds of TestSim: always the same, so that a change is judged by what it does.

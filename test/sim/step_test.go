@@ -29,6 +29,8 @@ type config struct {
 	chunks     int // percentage of changes that are chunks
 	eager      int // percentage of steps that let an operation go on
 
+	collecting collecting
+
 	faults faults
 	// Weights of what happens to hosts.
 	crash, pause, wipe, take, full int
@@ -141,6 +143,8 @@ func (w *world) act() bool {
 			w.land()
 			return true
 		}},
+		{c.collecting.weight, func() bool { return w.gc(h) }},
+		{c.collecting.leap, func() bool { w.leap(); return true }},
 		{10, func() bool {
 			w.rest([]time.Duration{time.Millisecond, 30 * time.Millisecond, 300 * time.Millisecond, 3 * time.Second}[w.rng.IntN(4)])
 			return true
@@ -251,6 +255,9 @@ func (w *world) child(inc *incarnation, b *branch) bool {
 // onBranch starts something with a branch that the process has not attached.
 func (w *world) onBranch(inc *incarnation, b *branch) bool {
 	switch {
+	case b.deleted == yes && w.conf.collecting.weight > 0 && w.rng.IntN(8) == 0:
+		w.undelete(inc, b)
+		return true
 	case b.deleted != no && w.rng.IntN(4) > 0:
 		return false
 	case b.created == maybe:

@@ -35,6 +35,8 @@ type world struct {
 	tasks    []*task // under way
 	started  int
 
+	collected int // objects that collectors have deleted
+
 	mu     sync.Mutex
 	parked []*parked
 	late   []*late
@@ -167,6 +169,7 @@ func newWorld(seed uint64) *world {
 		objects: memstore.New(memstore.Options{}), timer: time.NewTimer(time.Hour),
 	}
 	w.conf = drawConfig(w.rng)
+	w.conf.collecting = drawCollecting(rand.New(rand.NewPCG(seed, 0x636f6c6c656374)))
 	w.faults = w.conf.faults
 	for i := range w.conf.hosts {
 		w.hosts = append(w.hosts, &host{w: w, name: fmt.Sprintf("h%d", i), mem: memfs.New(memfs.Options{})})
