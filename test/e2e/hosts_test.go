@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/bough-db/bough/api"
+	"github.com/bough-db/bough/test/netfault"
 )
 
 // failoverLimit is how long it may take until another host serves a branch whose host
@@ -113,8 +114,8 @@ func TestTwoHosts(t *testing.T) {
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	c := sharedStore(t)
-	f := newFailover(t, c)
-	f.round(0)
+	f := newFailover(t, c, 0, 0)
+	f.round(0, func() {})
 	// The dead host comes back with its journals, which are no part of the branch.
 	f.a.start()
 	f.a.refused(1, []string{f.b.id(), f.project + "/main"}, "start", f.project)
@@ -126,25 +127,45 @@ func TestFailover(t *testing.T) {
 // failover is a branch of durability remote that changes hosts.
 type failover struct {
 	t       *testing.T
-	cloud   *cloud
 	a, b    *host // a has it
 	project string
 	ledger  *ledger
+	// The ways of a and b to the store, and how long what they carry takes.
+	wayA, wayB *netfault.Latency
+	get, put   time.Duration
 }
 
-func newFailover(t *testing.T, c *cloud) *failover {
+// newFailover makes the branch on one of two hosts, which are that far from the store.
+func newFailover(t *testing.T, c *cloud, get, put time.Duration) *failover {
 	t.Helper()
-	f := &failover{t: t, cloud: c, a: c.host(t), b: c.host(t), project: c.project(), ledger: &ledger{}}
+	f := &failover{t: t, project: c.project(), ledger: &ledger{}, get: get, put: put}
+	way := func() (*netfault.Latency, *host) {
+		l, err := netfault.NewLatency(c.server.Address(), get, put)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := l.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return l, c.hostAt(t, c.server.URLAt("http://"+l.Address(), "store"))
+	}
+	f.wayA, f.a = way()
+	f.wayB, f.b = way()
 	f.a.start()
 	f.a.bough("project", "create", f.project, "--durability", "remote")
 	f.b.start()
 	f.ledger.create(f.a, f.project)
+	if _, err := f.a.pgbench(f.project, "-i", "-q"); err != nil {
+		t.Fatal(err)
+	}
 	return f
 }
 
 // round kills the host that has the branch while clients commit, and checks what the
-// other one finds.
-func (f *failover) round(after time.Duration) {
+// other one finds. gone is called when the host is dead.
+func (f *failover) round(after time.Duration, gone func()) {
 	f.t.Helper()
 	ctx, cancel := context.WithCancel(f.t.Context())
 	defer cancel()
@@ -156,6 +177,7 @@ func (f *failover) round(after time.Duration) {
 	cancel()
 	for range clients { // they end: their server does
 	}
+	gone()
 	began := time.Now()
 	var started api.StartedBranch
 	f.b.json(&started, "start", f.project)
@@ -240,8 +262,8 @@ func TestLocalIsNotTakenOver(t *testing.T) {
 func TestFenced(t *testing.T) {
 	t.Parallel()
 	c := sharedStore(t)
-	f := newFailover(t, c)
-	f.splitBrain()
+	f := newFailover(t, c, 0, 0)
+	f.splitBrain(0)
 	// The branch can be had back without a restart.
 	f.b.bough("suspend", f.project)
 	f.ledger.check(f.a, f.project)
@@ -249,14 +271,25 @@ func TestFenced(t *testing.T) {
 }
 
 // splitBrain stops the host that has the branch, takes it over, and lets the first one
-// go on.
-func (f *failover) splitBrain() {
+// go on. What it stores shortly before it is stopped takes that much longer.
+func (f *failover) splitBrain(late time.Duration) {
 	f.t.Helper()
+	load := f.load(8)
 	ctx, cancel := context.WithCancel(f.t.Context())
 	defer cancel()
 	clients := f.ledger.run(ctx, f.a, f.project)
 	eventually(f.t, connectLimit, "clients commit", f.ledger.moved(20))
 	disk := f.a.disk(f.project)
+	if late > 0 {
+		f.wayA.Set(f.get, late)
+		before := f.wayA.Counts().Puts
+		eventually(f.t, connectLimit, "a put is on its way", func() error {
+			if f.wayA.Counts().Puts == before {
+				return errors.New("none yet")
+			}
+			return nil
+		})
+	}
 	daemon := f.a.daemon().cmd.Process
 	if err := daemon.Signal(syscall.SIGSTOP); err != nil {
 		f.t.Fatal(err)
@@ -275,6 +308,9 @@ func (f *failover) splitBrain() {
 	f.b.exec(f.project, "create table if not exists mine (i int)", "insert into mine values (1)")
 	if err := daemon.Signal(syscall.SIGCONT); err != nil {
 		f.t.Fatal(err)
+	}
+	if err := <-load; err == nil {
+		f.t.Error("pgbench did not notice that its server is gone")
 	}
 	failed := 0
 	for err := range clients {
@@ -309,8 +345,10 @@ func (f *failover) splitBrain() {
 		f.t.Error("its device can still be opened")
 		_ = file.Close()
 	}
+	f.wayA.Set(f.get, f.put)
 	f.a.refused(1, []string{f.b.id()}, "start", f.project)
 	f.ledger.check(f.b, f.project)
+	f.b.checkBalances(f.project)
 	if n := f.b.count(f.project, "select count(*) from mine"); n < 1 {
 		f.t.Error("a row of the new writer is missing")
 	}

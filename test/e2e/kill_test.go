@@ -161,14 +161,7 @@ const soakCyclesLeast = 50
 
 // TestSoakKillDaemon is TestKillDaemon for as long as BOUGH_SOAK says.
 func TestSoakKillDaemon(t *testing.T) {
-	text := os.Getenv("BOUGH_SOAK")
-	if text == "" {
-		t.Skip("runs with BOUGH_SOAK=30m")
-	}
-	limit, err := time.ParseDuration(text)
-	if err != nil {
-		t.Fatal(err)
-	}
+	limit := soakLimit(t)
 	for _, mode := range writeModes {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
