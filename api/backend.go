@@ -11,6 +11,7 @@ type Backend interface {
 	Branches
 	Endpoints
 	Moments
+	Upkeep
 	Daemon
 }
 
@@ -22,6 +23,8 @@ type Projects interface {
 	ListProjects(ctx context.Context) ([]Project, error)
 	// Project returns one project with its branches.
 	Project(ctx context.Context, name string) (ProjectDetail, error)
+	// SetProject changes settings of a project.
+	SetProject(ctx context.Context, name string, req SetProject) (Project, error)
 	// DeleteProject stops and deletes a project's branches, and the project.
 	DeleteProject(ctx context.Context, name string) error
 }

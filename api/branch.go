@@ -56,6 +56,8 @@ type Branch struct {
 	Expires time.Time `json:"expires,omitzero"`
 	// Throwaway says that it is for one use, and is deleted then.
 	Throwaway bool `json:"throwaway,omitempty"`
+	// History says which of its barriers stay; "" = what its project says.
+	History string `json:"history,omitempty"`
 	// Restored is when it was restored last, and RestoredSeq to which barrier.
 	Restored    time.Time `json:"restored,omitzero"`
 	RestoredSeq uint64    `json:"restored_seq,omitempty"`
@@ -111,6 +113,9 @@ type SetBranch struct {
 	Protected *bool `json:"protected,omitempty"`
 	// Expires is when it is deleted by itself; the zero time is never.
 	Expires *time.Time `json:"expires,omitempty"`
+	// History says which of its barriers stay; see package cow's ParseRetention. "" is
+	// what its project says.
+	History *string `json:"history,omitempty"`
 }
 
 // TakeOver says whether a branch may be taken from another host that has it

@@ -22,6 +22,7 @@
 //	GET    /bough/v1/projects
 //	POST   /bough/v1/projects                                       CreateProject
 //	GET    /bough/v1/projects/{project}
+//	PATCH  /bough/v1/projects/{project}                             SetProject
 //	DELETE /bough/v1/projects/{project}
 //	GET    /bough/v1/branches                                       of all projects
 //	GET    /bough/v1/projects/{project}/branches
@@ -44,6 +45,8 @@
 //	GET    /bough/v1/projects/{project}/deleted
 //	POST   /bough/v1/projects/{project}/deleted/{branch}/undelete   UndeleteBranch; by name or id
 //	POST   /bough/v1/verify                                         VerifyScope; answers JSON lines
+//	POST   /bough/v1/gc                                             Collect
+//	POST   /bough/v1/usage
 //	GET    /debug/pprof/…, /debug/vars                              profiles and counters
 //
 // # Format
@@ -75,11 +78,12 @@
 //
 // Requests run concurrently. What changes something runs to its end even when
 // the client hangs up, because half an attach is worse than one that nobody
-// waits for; it ends early only when the server is closed or its time is up.
+// waits for; it ends early only when the server is closed or its time is up. gc may be
+// cut off anywhere, and ends when nobody waits for it.
 //
 // # Limits
 //
 // Request bodies 64 KiB, headers 16 KiB, 256 requests at once (more are told
-// 503), 30 s for a read and 5 minutes for a change. verify has no limit in
-// total, but a client that takes no line for 30 s is cut off.
+// 503), 30 s for a read and 5 minutes for a change. verify, gc and usage
+// have no limit in total, but a client that takes no line for 30 s is cut off.
 package api

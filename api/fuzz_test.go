@@ -38,7 +38,7 @@ func FuzzParseBranch(f *testing.F) {
 // a success or an error in the right shape, and only a success changes anything.
 func FuzzRequest(f *testing.F) {
 	for _, s := range []string{`{"name":"x"}`, `{"name":"x","size_bytes":4096}`, `{}`, ``, `null`, `[]`, `{"name":"x"}{}`, `{"mountpoint":"/m"}`} {
-		for route := range byte(5) {
+		for route := range byte(7) {
 			f.Add(route, []byte(s))
 		}
 	}
@@ -48,6 +48,8 @@ func FuzzRequest(f *testing.F) {
 		{"PATCH", "/bough/v1/projects/demo/branches/main"},
 		{"POST", "/bough/v1/projects/demo/branches/main/attach"},
 		{"POST", "/bough/v1/verify"},
+		{"POST", "/bough/v1/gc"},
+		{"PATCH", "/bough/v1/projects/demo"},
 	}
 	f.Fuzz(func(t *testing.T, route byte, body []byte) {
 		b := apitest.New()

@@ -12,6 +12,8 @@ type Project struct {
 	SizeBytes int64 `json:"size_bytes"`
 	// PGVersion is the major version of Postgres its endpoints run; 0 = unknown.
 	PGVersion int `json:"pg_version,omitempty"`
+	// History says which barriers of its branches stay; "" = what the daemon says.
+	History string `json:"history,omitempty"`
 	// Branches is how many branches it has.
 	Branches int `json:"branches"`
 	// Error is why its record cannot be read, in lists; "" = it can.
@@ -29,6 +31,14 @@ type CreateProject struct {
 	// Durability is that of its branch main, and so of the branches made of that.
 	// Default: local.
 	Durability Durability `json:"durability,omitempty"`
+}
+
+// SetProject is the request to change the settings of a project; what is not given
+// stays.
+type SetProject struct {
+	// History says which barriers of its branches stay; see package cow's
+	// ParseRetention. "" is what the daemon says.
+	History *string `json:"history,omitempty"`
 }
 
 // CreatedProject is the answer to CreateProject.

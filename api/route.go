@@ -45,6 +45,12 @@ func (s *Server) routes() *http.ServeMux {
 		d.Branches = nonNil(d.Branches)
 		return d, err
 	}))
+	mux.HandleFunc("PATCH "+project, change(s, http.StatusOK, func(ctx context.Context, r *http.Request, req SetProject) (Project, error) {
+		if req == (SetProject{}) {
+			return Project{}, Errorf(CodeInvalidRequest, "no setting is given").WithHint("give history")
+		}
+		return b.SetProject(ctx, r.PathValue("project"), req)
+	}))
 	mux.HandleFunc("DELETE "+project, change(s, http.StatusNoContent, func(ctx context.Context, r *http.Request, _ struct{}) (struct{}, error) {
 		return struct{}{}, b.DeleteProject(ctx, r.PathValue("project"))
 	}))
@@ -111,6 +117,7 @@ func (s *Server) routes() *http.ServeMux {
 	}))
 
 	s.timeRoutes(mux, project, branch)
+	s.upkeepRoutes(mux, root)
 
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
@@ -137,7 +144,7 @@ func checkCreateProject(req CreateProject) error {
 
 func checkSetBranch(req SetBranch) error {
 	if req == (SetBranch{}) {
-		return Errorf(CodeInvalidRequest, "no setting is given").WithHint("give durability, protected or expires")
+		return Errorf(CodeInvalidRequest, "no setting is given").WithHint("give durability, protected, expires or history")
 	}
 	return CheckDurability(req.Durability)
 }

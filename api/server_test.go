@@ -152,6 +152,9 @@ func TestBadInput(t *testing.T) {
 		{"detach what is not attached", "POST", demo + "/branches/main/detach", ``, 400, api.CodeInvalidRequest},
 		{"verify bad project", "POST", "/bough/v1/verify", `{"project":"../x"}`, 400, api.CodeInvalidName},
 		{"verify branch alone", "POST", "/bough/v1/verify", `{"branch":"x"}`, 400, api.CodeInvalidName},
+		{"gc of what", "POST", "/bough/v1/gc", `{"project":"demo"}`, 400, api.CodeInvalidRequest},
+		{"set nothing", "PATCH", demo, `{}`, 400, api.CodeInvalidRequest},
+		{"set unknown project", "PATCH", "/bough/v1/projects/none", `{"history":"7d"}`, 404, api.CodeNotFound},
 		{"verify unknown", "POST", "/bough/v1/verify", `{"project":"none"}`, 404, api.CodeNotFound},
 	}
 	b := newDemo(t)

@@ -22,6 +22,11 @@ type Status struct {
 	Journal JournalStatus `json:"journal"`
 	// Cache is what is kept of the store on this host.
 	Cache CacheStatus `json:"cache"`
+	// Collector is what the collection that happens by itself does.
+	Collector CollectorStatus `json:"collector"`
+	// Usage is what everything took of the store when that was measured last; nil = it
+	// has not been yet.
+	Usage *Usage `json:"usage,omitempty"`
 	// Branches are the branches that are attached or have an error.
 	Branches []BranchStatus `json:"branches"`
 }

@@ -66,6 +66,8 @@ type BranchInfo struct {
 	Expires   time.Time `json:"expires,omitzero"`    // when it is deleted by itself
 	Throwaway string    `json:"throwaway,omitempty"` // the host that made it for one use
 	Deleted   time.Time `json:"deleted,omitzero"`    // when it was
+	// Retention says which of its barriers stay. Default: what its project says.
+	Retention *Retention `json:"history,omitempty"`
 	// Restored is when it was restored last, to barrier RestoredSeq.
 	Restored    time.Time `json:"restored,omitzero"`
 	RestoredSeq uint64    `json:"restored_seq,omitempty"`
@@ -106,7 +108,7 @@ func (m *manifest) info() BranchInfo {
 		Seq:     uint64(max(m.Fork.Seq, m.Head.Seq)),
 		Created: m.Created, Size: m.Size, Attached: m.Epoch > 0 && !m.Clean, Host: m.Host,
 		Epoch: m.Epoch, Durability: m.durability(), Settings: m.Settings,
-		Protected: m.Protected, Expires: m.Expires, Throwaway: m.Throwaway, Deleted: m.Deleted,
+		Protected: m.Protected, Expires: m.Expires, Throwaway: m.Throwaway, Deleted: m.Deleted, Retention: m.Retention,
 	}
 	if m.Restored != nil {
 		info.Restored, info.RestoredSeq = m.Restored.Time, uint64(m.Restored.Seq)
@@ -231,7 +233,8 @@ func (s *Store) Projects(ctx context.Context) ([]ProjectInfo, error) {
 	})
 }
 
-// UpdateProject changes the project's Settings or its Size for new branches.
+// UpdateProject changes the project's Settings, its Retention, or its Size for new
+// branches.
 func (s *Store) UpdateProject(ctx context.Context, name string, change func(*ProjectInfo) error) error {
 	for {
 		p, tag, err := s.readProject(ctx, name)

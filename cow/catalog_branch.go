@@ -325,8 +325,8 @@ func (s *Store) Branches(ctx context.Context, project string) ([]BranchInfo, err
 	})
 }
 
-// UpdateBranch changes the branch's Settings, whether it is Protected, or makes its
-// device larger. A branch that expires can not be protected.
+// UpdateBranch changes the branch's Settings, its Retention, whether it is Protected, or
+// makes its device larger. A branch that expires can not be protected.
 func (s *Store) UpdateBranch(ctx context.Context, id BranchID, change func(*BranchInfo) error) error {
 	m, err := s.updateBranch(ctx, id, func(m *manifest) error {
 		info := m.info()
@@ -342,7 +342,7 @@ func (s *Store) UpdateBranch(ctx context.Context, id BranchID, change func(*Bran
 		if info.Protected && !m.Expires.IsZero() {
 			return fmt.Errorf("protect branch %s/%s: it would be deleted at %s: %w", m.Project, m.Name, timeText(m.Expires), ErrExpires)
 		}
-		m.Settings, m.Size, m.Protected = info.Settings, info.Size, info.Protected
+		m.Settings, m.Size, m.Protected, m.Retention = info.Settings, info.Size, info.Protected, info.Retention
 		return nil
 	})
 	if err != nil {

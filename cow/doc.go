@@ -303,5 +303,5 @@
 // # What it does not do
 //
 // It knows nothing of Postgres, file systems, FUSE or NBD. Collections do not start by
-// themselves.
+// themselves: whoever has the Store starts them.
 package cow

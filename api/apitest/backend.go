@@ -307,6 +307,9 @@ func (b *Backend) SetBranch(ctx context.Context, project, name string, req api.S
 		if req.Expires != nil {
 			br.Expires = *req.Expires
 		}
+		if req.History != nil {
+			br.History = *req.History
+		}
 		return nil
 	})
 }

@@ -127,7 +127,7 @@ func (a *app) rootCmd() *cobra.Command {
 	root.SetHelpTemplate(root.HelpTemplate() + "\nExit codes: 0 success, 1 it failed, 2 the command line makes no sense.\n")
 	root.AddCommand(
 		a.serveCmd(), a.projectCmd(), a.branchCmd(), a.psqlCmd(), a.urlCmd(), a.startCmd(), a.suspendCmd(),
-		a.attachCmd(), a.detachCmd(), a.logCmd(), a.snapshotCmd(), a.statusCmd(), a.verifyCmd(), a.storeCmd(), a.versionCmd(), a.completionCmd(),
+		a.attachCmd(), a.detachCmd(), a.logCmd(), a.snapshotCmd(), a.statusCmd(), a.verifyCmd(), a.gcCmd(), a.storeCmd(), a.versionCmd(), a.completionCmd(),
 	)
 	a.group(root)
 	// cobra parses the flags and only then looks for the command, so that a

@@ -24,17 +24,18 @@ import (
 // backend is the api.Backend of the daemon: it puts what the other packages do
 // into the words of the interface.
 type backend struct {
-	app      *app
-	log      *slog.Logger
-	store    catalogue
-	disks    *disks
-	volumes  *volumes
-	endpoint *postgres.Manager
-	door     *proxy.Server
-	expirer  *expirer
-	peers    *peers
-	meter    *meterstore.Store
-	host     cow.HostInfo // this one; no ID if it does not share its store
+	app       *app
+	log       *slog.Logger
+	store     catalogue
+	disks     *disks
+	volumes   *volumes
+	endpoint  *postgres.Manager
+	door      *proxy.Server
+	expirer   *expirer
+	collector *collector
+	peers     *peers
+	meter     *meterstore.Store
+	host      cow.HostInfo // this one; no ID if it does not share its store
 
 	started         time.Time
 	listen          string
@@ -198,6 +199,7 @@ func (b *backend) DeleteProject(ctx context.Context, name string) error {
 
 func projectView(p cow.ProjectInfo, branches int) api.Project {
 	view := api.Project{Name: p.Name, Created: p.Created, SizeBytes: p.Size, Branches: branches}
+	view.History = historyView(p.Retention)
 	if p.Err != nil {
 		view.Error = oneLine(p.Err.Error())
 	}

@@ -107,8 +107,8 @@ func (b *backend) SetBranch(ctx context.Context, project, name string, req api.S
 	return b.Branch(ctx, project, name)
 }
 
-// setLife sets whether a branch is protected and when it expires, of which it can have
-// one: what is taken away goes first.
+// setLife sets which of a branch's moments stay, whether it is protected and when it
+// expires, of which two it can have one: what is taken away goes first.
 func (b *backend) setLife(ctx context.Context, id cow.BranchID, req api.SetBranch) error {
 	protect := func() error {
 		return b.store.UpdateBranch(ctx, id, func(i *cow.BranchInfo) error {
@@ -128,9 +128,21 @@ func (b *backend) setLife(ctx context.Context, id cow.BranchID, req api.SetBranc
 		b.expirer.look()
 	}
 	if req.Protected != nil && *req.Protected {
-		return protect()
+		if err := protect(); err != nil {
+			return err
+		}
 	}
-	return nil
+	if req.History == nil {
+		return nil
+	}
+	history, err := historyOf(*req.History)
+	if err != nil {
+		return err
+	}
+	return b.store.UpdateBranch(ctx, id, func(i *cow.BranchInfo) error {
+		i.Retention = history
+		return nil
+	})
 }
 
 // ListBranches implements api.Branches.
@@ -202,7 +214,7 @@ func (b *backend) view(br cow.BranchInfo, names map[cow.BranchID]string) api.Bra
 		ID: string(br.ID), Project: br.Project, Name: br.Name, Parent: names[br.ParentID], ParentID: string(br.ParentID),
 		ForkSeq: br.ForkSeq, Seq: br.Seq, Created: br.Created, SizeBytes: br.Size, Durability: api.Durability(br.Durability),
 		Protected: br.Protected, Expires: br.Expires, Throwaway: br.Throwaway != "",
-		Restored: br.Restored, RestoredSeq: br.RestoredSeq,
+		Restored: br.Restored, RestoredSeq: br.RestoredSeq, History: historyView(br.Retention),
 	}
 	if b.host.ID != "" && br.Attached {
 		v.Host, v.Elsewhere = br.Host, b.isElsewhere(br)

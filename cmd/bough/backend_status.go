@@ -29,7 +29,11 @@ func (b *backend) Status(ctx context.Context) (api.Status, error) {
 		Store:    api.StoreStatus{Location: b.location},
 		Journal:  b.journalStatus(),
 		Cache:    b.cacheStatus(),
-		Branches: []api.BranchStatus{},
+		Branches: []api.BranchStatus{}, Collector: b.collector.state(),
+	}
+	if u := b.store.LastUsage(); u != nil {
+		v := usageView(u)
+		s.Usage = &v
 	}
 	clients := map[string]int{}
 	for _, c := range b.door.Sessions() {

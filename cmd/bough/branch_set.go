@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -17,6 +18,7 @@ type branchSet struct {
 	durability         string
 	protect, unprotect bool
 	expires            string
+	history            string
 }
 
 func (a *app) branchSetCmd() *cobra.Command {
@@ -30,7 +32,7 @@ func (a *app) branchSetCmd() *cobra.Command {
 			"that it survives the loss of the host, and another host can go on with it. Branches\n" +
 			"that are made of the branch later begin with its durability.\n\n" +
 			"A protected branch cannot be deleted, restored or reset. One that expires is deleted\n" +
-			"when the time comes, or soon after, if no daemon runs then.",
+			"when the time comes, or soon after, if no daemon runs then.\n\n" + historyHelp,
 		Example: "  bough branch set demo/main --durability remote --protect\n" +
 			"  bough branch set demo/dev --expires 7d",
 		Args:              wantArgs("PROJECT/BRANCH"),
@@ -41,6 +43,7 @@ func (a *app) branchSetCmd() *cobra.Command {
 	cmd.Flags().BoolVar(&o.protect, "protect", false, "keep it from being deleted, restored and reset")
 	cmd.Flags().BoolVar(&o.unprotect, "unprotect", false, "let it be deleted, restored and reset again")
 	cmd.Flags().StringVar(&o.expires, "expires", "", "delete it by itself: in how long, such as 7d, at a time, or never")
+	historyFlag(cmd, &o.history, "which of its moments are kept, or default")
 	return cmd
 }
 
@@ -95,6 +98,9 @@ func (o *branchSet) run(cmd *cobra.Command, args []string) error {
 	if req.Expires, err = o.expiresArg(o.expires); err != nil {
 		return err
 	}
+	if req.History, err = historyArg(o.history); err != nil {
+		return err
+	}
 	if o.protect && o.unprotect {
 		return usagef("--protect and --unprotect contradict each other")
 	}
@@ -102,7 +108,7 @@ func (o *branchSet) run(cmd *cobra.Command, args []string) error {
 		req.Protected = &o.protect
 	}
 	if req == (api.SetBranch{}) {
-		return usagef("nothing to set: give --durability, --protect, --unprotect or --expires")
+		return usagef("nothing to set: give --durability, --protect, --unprotect, --expires or --history")
 	}
 	p := o.progress("setting " + project + "/" + name)
 	b, err := o.client().SetBranch(cmd.Context(), project, name, req)
@@ -121,6 +127,9 @@ func (o *branchSet) run(cmd *cobra.Command, args []string) error {
 		said = append(said, fmt.Sprintf("%s does not expire", b.Ref()))
 	} else if req.Expires != nil {
 		said = append(said, fmt.Sprintf("%s expires %s, at %s", b.Ref(), o.ago(b.Expires), stamp(b.Expires)))
+	}
+	if req.History != nil {
+		said = append(said, fmt.Sprintf("history of %s is %s", b.Ref(), cmp.Or(b.History, "its project's")))
 	}
 	return o.done(b, "%s", strings.Join(said, "\n"))
 }

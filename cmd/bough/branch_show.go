@@ -65,6 +65,9 @@ func (a *app) lifeLines(b api.Branch) (lines []string) {
 	if !b.Expires.IsZero() {
 		lines = append(lines, "expires   "+a.ago(b.Expires))
 	}
+	if b.History != "" {
+		lines = append(lines, "history   "+b.History)
+	}
 	if b.Throwaway {
 		lines = append(lines, "throwaway yes")
 	}

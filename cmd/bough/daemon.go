@@ -67,14 +67,14 @@ type daemon struct {
 	recorded    bool // host is in the store
 
 	endDoor    context.CancelFunc // closes the clients' connections
-	endExpirer context.CancelFunc // ends the deletion of what expires
-	served     chan error         // one from each of door, api, crowd and expirer
+	endExpirer context.CancelFunc // ends the deletion of what expires, and the collection
+	served     chan error         // one from each of door, api, crowd, expirer and collector
 }
 
 // startDaemon makes everything up to the point where serve may be called. When
 // it fails, nothing stays behind.
 func (o *serve) startDaemon(ctx context.Context, log *slog.Logger) (*daemon, error) {
-	d := &daemon{log: log, socket: o.daemonSocket(), served: make(chan error, 4)}
+	d := &daemon{log: log, socket: o.daemonSocket(), served: make(chan error, 5)}
 	if err := o.startSteps(ctx, d); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -154,10 +154,19 @@ func (o *serve) openStore(ctx context.Context, d *daemon) (err error) {
 		}
 	}
 	began := time.Now()
+	if o.historyCap == historyAuto {
+		if o.historyBytes, err = autoHistoryBytes(o.store); err != nil {
+			return fmt.Errorf("look at the disk of the store: %w", err)
+		}
+	}
+	keeps, err := historyOf(o.history)
+	if err != nil {
+		return err
+	}
 	memory := cache.NewMemory(o.memoryBytes / 4)
 	d.store, err = cow.OpenStore(ctx, cow.Options{
 		Objects: d.meter, Journals: d.journals, Frames: d.frames, Memory: memory, Host: d.host.ID, Shared: d.host.ID != "",
-		WriteThrough: o.writeMode == writeThrough, Logger: d.log,
+		WriteThrough: o.writeMode == writeThrough, Retention: keeps, Logger: d.log,
 		Marker: func(last cow.Mark) cow.Marker { return walpage.New(last) },
 	})
 	if err != nil {
@@ -249,6 +258,10 @@ func (o *serve) openKernel(ctx context.Context, d *daemon) (err error) {
 func (o *serve) openBackend(_ context.Context, d *daemon) (err error) {
 	d.backend.endpoint, d.backend.volumes = d.endpoint, d.volumes
 	d.backend.expirer = newExpirer(d.backend)
+	d.backend.collector = &collector{
+		store: d.store, meter: d.meter, log: d.log, now: o.now, pace: &pacer{busy: d.disks.barriers},
+		every: o.collectEvery, historyBytes: o.historyBytes,
+	}
 	d.volumes.lost = d.backend.lost
 	d.door, err = proxy.New(proxy.Options{Waker: waker{d.backend}, Observer: d.crowd, Logger: d.log})
 	if err != nil {
@@ -304,6 +317,10 @@ func (d *daemon) serve() <-chan error {
 	d.endExpirer = cancelExpire
 	go run("delete what expires", func() error {
 		d.backend.expirer.run(expire)
+		return nil
+	})
+	go run("collect", func() error {
+		d.backend.collector.run(expire)
 		return nil
 	})
 	go run("adapt settings", func() error {
@@ -420,7 +437,7 @@ func (d *daemon) stopServing(ctx context.Context, note func(string, error)) {
 		<-doorDone
 	}
 	d.endDoor()
-	for range 4 {
+	for range cap(d.served) {
 		note("serve", <-d.served)
 	}
 	if err := os.Remove(d.socket); err != nil && !errors.Is(err, fs.ErrNotExist) {

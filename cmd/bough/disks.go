@@ -67,6 +67,16 @@ func (d *disks) get(id cow.BranchID) *cow.Branch {
 	return d.open[id].Branch
 }
 
+// barriers grows whenever a branch that is open has a new barrier.
+func (d *disks) barriers() (n uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, o := range d.open {
+		n += uint64(o.Status().Seq)
+	}
+	return n
+}
+
 // all returns what is known of the branches that are open.
 func (d *disks) all() []cow.BranchInfo {
 	d.mu.Lock()

@@ -34,8 +34,16 @@ func (o *projectShow) run(cmd *cobra.Command, args []string) error {
 		return o.printJSON(d)
 	}
 	w := o.styled()
-	if _, err := fmt.Fprintf(w, "project   %s\npostgres  %s\nsize      %s\ncreated   %s\n\n",
+	if _, err := fmt.Fprintf(w, "project   %s\npostgres  %s\nsize      %s\ncreated   %s\n",
 		d.Project.Name, pgVersion(d.Project.PGVersion), size(d.Project.SizeBytes), o.ago(d.Project.Created)); err != nil {
+		return err
+	}
+	if d.Project.History != "" {
+		if _, err := fmt.Fprintf(w, "history   %s\n", d.Project.History); err != nil {
+			return err
+		}
+	}
+	if _, err := fmt.Fprintln(w); err != nil {
 		return err
 	}
 	return o.branchTable(d.Branches).write(w, "")

@@ -29,6 +29,9 @@ const (
 // cacheAuto lets autoCacheBytes choose the size of the cache on disk.
 const cacheAuto = "auto"
 
+// historyAuto lets autoHistoryBytes choose the bound of history.
+const historyAuto = "auto"
+
 // stopLimit bounds an orderly stop; what is not done by then, the next start
 // cleans up.
 const stopLimit = 3 * time.Minute
@@ -42,10 +45,12 @@ type serve struct {
 	pgBin, pgUser                string
 	writeMode                    string
 	cache, journal, memory       string
+	history, historyCap          string
+	collectEvery                 time.Duration
 	verbose                      bool
 
 	// The same as numbers.
-	cacheBytes, journalBytes, memoryBytes int64
+	cacheBytes, journalBytes, memoryBytes, historyBytes int64
 }
 
 func (a *app) serveCmd() *cobra.Command {
@@ -76,6 +81,9 @@ func (a *app) serveCmd() *cobra.Command {
 	f.StringVar(&o.cache, "cache-bytes", cacheAuto, "disk for the cache of the store, 0 for none; auto is 1GiB, or none\nfor a store on the file system of the state directory")
 	f.StringVar(&o.journal, "journal-bytes", "4GiB", "disk for what is not yet in the store")
 	f.StringVar(&o.memory, "memory-bytes", "256MiB", "memory that the daemon aims to stay below")
+	f.StringVar(&o.history, "history", "7d", "which moments of the past are kept of projects that say nothing else;\nsee `bough project set --help`")
+	f.StringVar(&o.historyCap, "history-bytes", historyAuto, "how much of the store the history of all branches may take, 0 for no bound;\nauto is a fifth of the disk for a store in a directory")
+	f.DurationVar(&o.collectEvery, "gc-every", collectEvery, "how soon after changes the store is collected by itself, 0 for never")
 	f.BoolVarP(&o.verbose, "verbose", "v", false, "log more")
 	return cmd
 }
@@ -118,6 +126,17 @@ func (o *serve) check() error {
 		if o.cacheBytes, err = parseSize("--cache-bytes", o.cache); err != nil {
 			return err
 		}
+	}
+	if o.historyCap != historyAuto {
+		if o.historyBytes, err = parseSize("--history-bytes", o.historyCap); err != nil {
+			return err
+		}
+	}
+	if _, err := historyOf(o.history); err != nil {
+		return usagef("--history: %w", err)
+	}
+	if o.collectEvery < 0 || o.collectEvery > 0 && o.collectEvery < time.Second {
+		return usagef("--gc-every %v: give at least 1s, or 0 for never", o.collectEvery)
 	}
 	for _, s := range []struct {
 		flag, text string

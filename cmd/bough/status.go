@@ -15,22 +15,35 @@ import (
 )
 
 // status is `bough status`.
-type status struct{ *app }
+type status struct {
+	*app
+	usage bool
+}
 
 func (a *app) statusCmd() *cobra.Command {
 	o := &status{app: a}
-	return &cobra.Command{
-		Use:               "status",
-		Short:             "Show what the daemon does",
-		Long:              "Show the daemon, its store, journal and caches, and the branches in use on this host.",
-		Example:           "  bough status\n  bough status --json | jq .journal",
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show what the daemon does",
+		Long: "Show the daemon, its store, journal and caches, and the branches in use on this host.\n\n" +
+			"With --usage, measure instead what each branch takes of the store. OWN is what its\n" +
+			"own objects take; those of all branches, of deleted ones and of records are all that\n" +
+			"the store holds. UNIQUE is what only its present state needs, SHARED what other\n" +
+			"branches need too, HISTORY what only its past needs, and FREES what goes if it is\n" +
+			"deleted.",
+		Example:           "  bough status\n  bough status --usage\n  bough status --json | jq .journal",
 		Args:              wantArgs(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              o.run,
 	}
+	cmd.Flags().BoolVar(&o.usage, "usage", false, "measure what each branch takes of the store")
+	return cmd
 }
 
 func (o *status) run(cmd *cobra.Command, _ []string) error {
+	if o.usage {
+		return o.showUsage(cmd)
+	}
 	s, err := o.client().Status(cmd.Context())
 	if err != nil {
 		return err
@@ -56,6 +69,36 @@ func (o *status) run(cmd *cobra.Command, _ []string) error {
 		return err
 	}
 	return o.errors(w, s)
+}
+
+// showUsage measures and shows what everything takes.
+func (o *status) showUsage(cmd *cobra.Command) error {
+	p := o.progress("measuring")
+	u, err := o.client().Usage(cmd.Context())
+	p.end()
+	if err != nil {
+		return err
+	}
+	if o.json {
+		return o.printJSON(u)
+	}
+	w := o.styled()
+	t := table{header: []string{"BRANCH", "LOGICAL", "OWN", "UNIQUE", "SHARED", "HISTORY", "FREES"}}
+	for _, b := range u.Branches {
+		t.add(b.Project+"/"+b.Branch, size(b.LogicalBytes), size(b.OwnBytes), size(b.UniqueBytes), size(b.SharedBytes), size(b.HistoryBytes), size(b.DeletionFreesBytes))
+	}
+	t.add(faint("deleted branches"), "", size(u.DeletedBytes))
+	t.add(faint("records and templates"), "", size(u.RecordBytes))
+	t.add("all", "", size(u.TotalBytes), "", "", size(u.HistoryBytes))
+	if err := t.write(w, ""); err != nil {
+		return err
+	}
+	for _, p := range u.Problems {
+		if _, err := fmt.Fprintln(w, alarm(fmt.Sprintf("%s could not be measured: %s", p.Branch, oneLine(p.Detail)))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // head writes the lines about the daemon.
@@ -84,6 +127,14 @@ func (o *status) head(w io.Writer, s api.Status) error {
 	if c.DiskBytesMax > 0 {
 		t.add("", fmt.Sprintf("disk %s, %s, hits %s", size(c.DiskBytesMax), english.Plural(int(c.DiskFrames), "frame", ""), percent(c.DiskHits, c.DiskMisses)))
 	}
+	if u := s.Usage; u != nil {
+		t.add("usage", fmt.Sprintf("%s in the store, of which history %s, %s", size(u.TotalBytes), of(u.HistoryBytes, s.Collector.HistoryBytesMax), o.ago(u.Time)))
+	}
+	if c := s.Collector; c.Running {
+		t.add("gc", "at work")
+	} else if !c.Last.IsZero() {
+		t.add("gc", fmt.Sprintf("%s, %s freed since the start", o.ago(c.Last), size(c.FreedBytes)))
+	}
 	t.add("memory", of(s.Daemon.MemoryBytes, s.Daemon.MemoryBytesMax))
 	return t.write(w, "")
 }
@@ -99,6 +150,12 @@ func (o *status) errors(w io.Writer, s api.Status) error {
 	}
 	if n := s.Cache.DiskCorrupt; n > 0 {
 		t.add("cache", fmt.Sprintf("%s did not agree with their checksum and were fetched again", english.Plural(int(n), "slot", "")))
+	}
+	if c := s.Collector; c.Error != "" {
+		t.add("gc", alarm(oneLine(c.Error)))
+	}
+	if p := s.Collector.Pressure; p != nil {
+		t.add("history", alarm(pressureText(p)))
 	}
 	for _, b := range s.Branches {
 		if b.Error != "" {
