@@ -100,6 +100,8 @@ type nameRecord struct {
 	Name    string   `json:"name"`
 	ID      BranchID `json:"id"`
 	Nonce   nonce    `json:"nonce"`
+	// Free says that nobody has the name: its branch was removed, and the name with it.
+	Free bool `json:"free,omitempty"`
 }
 
 func (m *manifest) info() BranchInfo {

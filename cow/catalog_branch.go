@@ -216,7 +216,17 @@ func (s *Store) claimName(ctx context.Context, project, name string, id BranchID
 	if err == nil {
 		return nil
 	}
-	if now, rerr := s.resolve(ctx, project, name); rerr == nil && now == id {
+	now, tag, rerr := s.readName(ctx, project, name)
+	if rerr == nil && now.Free {
+		if _, err = s.objects.Put(ctx, nameKey(project, name), data, objstore.Condition{IfMatch: tag}); err == nil {
+			return nil
+		}
+		if errors.Is(err, objstore.ErrMismatch) {
+			err = objstore.ErrExists // somebody was quicker
+		}
+		now, _, rerr = s.readName(ctx, project, name)
+	}
+	if rerr == nil && !now.Free && now.ID == id {
 		return nil
 	}
 	if errors.Is(err, objstore.ErrExists) {
@@ -233,17 +243,42 @@ func (s *Store) dropManifest(ctx context.Context, id BranchID) {
 	}
 }
 
-// resolve returns the id of the branch with the name.
-func (s *Store) resolve(ctx context.Context, project, name string) (BranchID, error) {
+// freeName gives a name up that leads to a branch which is removed: whoever deleted it
+// has died half-way. It is replaced and not deleted, since somebody may be about to
+// claim it.
+func (s *Store) freeName(ctx context.Context, m *manifest) error {
+	rec, tag, err := s.readName(ctx, m.Project, m.Name)
+	if errors.Is(err, ErrNotFound) || err == nil && (rec.Free || rec.ID != m.branch()) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	rec.Free = true
+	if rec.Nonce, err = newNonce(s.random); err != nil {
+		return err
+	}
+	data, err := encodeRecord(nameKind, &rec)
+	if err != nil {
+		return err
+	}
+	_, err = s.objects.Put(ctx, nameKey(m.Project, m.Name), data, objstore.Condition{IfMatch: tag})
+	if err == nil || errors.Is(err, objstore.ErrMismatch) || isNotExist(err) {
+		return nil
+	}
+	return fmt.Errorf("give up name %s/%s: %w", m.Project, m.Name, err)
+}
+
+// readName reads the record of a name, and its tag.
+func (s *Store) readName(ctx context.Context, project, name string) (rec nameRecord, tag string, err error) {
 	for _, n := range []string{project, name} {
 		if err := CheckName(n); err != nil {
-			return "", err
+			return rec, "", err
 		}
 	}
-	var rec nameRecord
-	_, err := s.readRecord(ctx, nameKind, nameKey(project, name), &rec)
+	tag, err = s.readRecord(ctx, nameKind, nameKey(project, name), &rec)
 	if isNotExist(err) {
-		return "", fmt.Errorf("branch %s/%s: %w", project, name, ErrNotFound)
+		return rec, "", fmt.Errorf("branch %s/%s: %w", project, name, ErrNotFound)
 	}
 	if err == nil && (rec.Project != project || rec.Name != name) {
 		err = fmt.Errorf("object %s is of %s/%s: %w", nameKey(project, name), rec.Project, rec.Name, ErrCorrupt)
@@ -252,9 +287,18 @@ func (s *Store) resolve(ctx context.Context, project, name string) (BranchID, er
 		err = checkBranchID(rec.ID)
 	}
 	if err != nil {
-		return "", fmt.Errorf("look up branch %s/%s: %w", project, name, err)
+		return rec, "", fmt.Errorf("look up branch %s/%s: %w", project, name, err)
 	}
-	return rec.ID, nil
+	return rec, tag, nil
+}
+
+// resolve returns the id of the branch with the name.
+func (s *Store) resolve(ctx context.Context, project, name string) (BranchID, error) {
+	rec, _, err := s.readName(ctx, project, name)
+	if err == nil && rec.Free {
+		err = fmt.Errorf("branch %s/%s: %w", project, name, ErrNotFound)
+	}
+	return rec.ID, err
 }
 
 // Branch returns the branch with the name.

@@ -142,6 +142,9 @@ func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 		Pages: w.pages, Root: pageRecord{root.ckpt, root.off, root.n},
 	}
 	mine, err := b.store.putCheckpoint(ctx, w.buf, &rec)
+	if err == nil && mine {
+		mine, err = b.store.counts(ctx, b.id, c.at.Segment)
+	}
 	if err != nil || !mine {
 		return err
 	}

@@ -176,7 +176,7 @@ func readTree(ctx context.Context, s *Store, lineage []BranchID, t *tree) (got c
 		}
 	}
 	p := make([]byte, chronicleBlocks*BlockSize)
-	if err := s.readAddrs(ctx, lineage, addrs[:], p); err != nil {
+	if err := s.readAddrs(ctx, lineage, true, addrs[:], p); err != nil {
 		return got, err
 	}
 	for i := range got {

@@ -36,6 +36,10 @@ const (
 type made struct {
 	ref  packRef
 	from []uint64 // generations of the packs that it was made from
+	// ckpts are the checkpoints that it was made from, and packed the numbers which
+	// those packs stand for: a checkpoint of such a number counts for nothing.
+	ckpts  []wal.SegmentNo
+	packed []piece
 }
 
 // packLog packs what is worth it of one log. What it makes waits for decide.
@@ -119,7 +123,11 @@ func (p *planner) makePack(ctx context.Context, r *packRun, gen uint64) (made, e
 	for _, d := range b.desc {
 		if d.piece.pack != nil {
 			m.from = append(m.from, d.piece.pack.Gen)
+			m.packed = append(m.packed, d.piece)
 		}
+	}
+	for _, g := range p.v.ckpts {
+		m.ckpts = append(m.ckpts, g.n)
 	}
 	return m, err
 }
@@ -218,12 +226,16 @@ func (c *collector) decide(ctx context.Context, id BranchID) error {
 		}
 		needed[d.ref.Gen][uint64(d.ref.From)] = true
 	}
-	for _, d := range all {
+	late, err := c.lateCheckpoints(ctx, id, all)
+	if err != nil {
+		return err
+	}
+	for i, d := range all {
 		lost, err := lacks(d, pins)
 		if err != nil {
 			return err
 		}
-		if lost {
+		if lost || late[i] {
 			note(d)
 		}
 	}
@@ -278,6 +290,24 @@ func (c *collector) decide(ctx context.Context, id BranchID) error {
 		return c.clean(ctx, v)
 	}
 	return nil
+}
+
+// lateCheckpoints tells which packs have a checkpoint among their numbers that came
+// after its collection had looked: somebody may have begun with it before the pack was
+// announced. See Store.counts.
+func (c *collector) lateCheckpoints(ctx context.Context, id BranchID, all []made) ([]bool, error) {
+	late := make([]bool, len(all))
+	err := c.s.listNumbers(ctx, checkpointPrefix(id), "", func(n wal.SegmentNo) bool {
+		for i := range all {
+			d := &all[i]
+			if d.ref.From <= n && n <= d.ref.To && !slices.Contains(d.ckpts, n) &&
+				!slices.ContainsFunc(d.packed, func(p piece) bool { return p.from <= n && n <= p.to }) {
+				late[i] = true
+			}
+		}
+		return true
+	})
+	return late, err
 }
 
 // use puts a pack in the place of those that it was made from. It returns false if

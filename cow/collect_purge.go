@@ -86,10 +86,14 @@ func (c *collector) markGone(ctx context.Context, v *logView) error {
 	return c.forgetDeleted(ctx, m)
 }
 
-// forgetDeleted removes the record that leads to a deleted branch, which is gone.
+// forgetDeleted removes the record that leads to a deleted branch, which is gone, and
+// its name, if whoever deleted it did not get that far.
 func (c *collector) forgetDeleted(ctx context.Context, m *manifest) error {
 	if m.Gone.IsZero() || c.cat.standing(m.ID).stray {
 		return nil
+	}
+	if err := c.s.freeName(ctx, m); err != nil {
+		return err
 	}
 	return c.s.objects.Delete(ctx, deletedKey(m.Project, m.branch()))
 }

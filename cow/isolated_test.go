@@ -128,7 +128,7 @@ func checkAddresses(t *testing.T, b *Branch, named map[addr]uint64) {
 		if a == 0 {
 			continue
 		}
-		if err := b.store.readAddrs(context.Background(), b.lineage, []addr{a}, p); err != nil {
+		if err := b.store.readAddrs(context.Background(), b.lineage, true, []addr{a}, p); err != nil {
 			t.Fatalf("I3: %v: %v", a, err)
 		}
 		if got, err := stampOf(p); err != nil || got != want {

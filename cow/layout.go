@@ -1,6 +1,7 @@
 package cow
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -213,7 +214,7 @@ func (s *Store) readIndex(ctx context.Context, log BranchID, seg wal.SegmentNo) 
 			return nil, lerr
 		}
 		if now.holder(log, seg) == at && (!left || perr != nil) {
-			return nil, err
+			return nil, s.blameJournals([]BranchID{log}, cmp.Or(perr, err))
 		}
 		l = now
 	}

@@ -1,8 +1,10 @@
 package cow
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/bough-db/bough/wal"
@@ -13,15 +15,69 @@ import (
 // first. Most have one every Options.CheckpointSegments.
 const checkpointSpan = 256
 
+// beginning is a checkpoint that a tree may begin with. rec is nil if there is none.
+type beginning struct {
+	rec    *checkpointRecord
+	packed bool // a pack has it, so that it counts
+}
+
+// discounted are the numbers of checkpoints that do not count; see Store.counts.
+type discounted map[wal.SegmentNo]bool
+
+// beginWith loads a tree that begins with the checkpoint that find finds, among those
+// that count. Whether it does is found out while the tree is loaded.
+func (s *Store) beginWith(ctx context.Context, log BranchID, find func(discounted) (beginning, error), load func(*checkpointRecord) (*loaded, error)) (*loaded, error) {
+	out := discounted{}
+	for {
+		b, err := find(out)
+		if err != nil {
+			return nil, err
+		}
+		if b.rec == nil || b.packed {
+			return load(b.rec)
+		}
+		var ok bool
+		g, gctx := errgroup.WithContext(ctx)
+		g.Go(func() (err error) {
+			ok, err = s.counts(gctx, log, b.rec.Segment)
+			return err
+		})
+		l, err := load(b.rec)
+		if cerr := g.Wait(); cerr != nil {
+			return nil, cmp.Or(err, cerr)
+		}
+		if ok {
+			return l, err
+		}
+		out[b.rec.Segment] = true
+	}
+}
+
 // checkpointBefore returns the newest checkpoint of the log that shows nothing after
-// barrier seq, which lies in segment seg; or nil. Nearly always it takes one round
-// trip, or two.
+// barrier seq, which lies in segment seg, and counts; or nil.
 func (s *Store) checkpointBefore(ctx context.Context, l *layout, seg wal.SegmentNo, seq wal.Seq) (*checkpointRecord, error) {
+	out := discounted{}
+	for {
+		b, err := s.findCheckpoint(ctx, l, seg, seq, out)
+		if b.rec == nil || b.packed || err != nil {
+			return b.rec, err
+		}
+		if ok, err := s.counts(ctx, l.log, b.rec.Segment); ok || err != nil {
+			return b.rec, err
+		}
+		out[b.rec.Segment] = true
+	}
+}
+
+// findCheckpoint is checkpointBefore for who finds out himself whether it counts. Nearly
+// always it takes one round trip, or two.
+func (s *Store) findCheckpoint(ctx context.Context, l *layout, seg wal.SegmentNo, seq wal.Seq, out discounted) (beginning, error) {
+	fail := func(err error) (beginning, error) { return beginning{}, err }
 	var at *checkpointRecord // that of seg itself, which a branch that was detached there has
 	var last wal.SegmentNo   // the newest before seg
 	newest := func(ctx context.Context, after string) error {
 		return s.listNumbers(ctx, checkpointPrefix(l.log), after, func(n wal.SegmentNo) bool {
-			if n < seg && l.pack(n) == nil {
+			if n < seg && l.pack(n) == nil && !out[n] {
 				last = n
 			}
 			return n < seg
@@ -33,7 +89,7 @@ func (s *Store) checkpointBefore(ctx context.Context, l *layout, seg wal.Segment
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		if l.pack(seg) != nil {
+		if l.pack(seg) != nil || out[seg] {
 			return nil
 		}
 		at, err = s.openCheckpoint(gctx, l.log, seg)
@@ -44,44 +100,92 @@ func (s *Store) checkpointBefore(ctx context.Context, l *layout, seg wal.Segment
 	})
 	g.Go(func() error { return newest(gctx, after) })
 	if err := g.Wait(); err != nil {
-		return nil, err
+		return fail(err)
 	}
 	// A checkpoint shows the end of its segment: a barrier inside of that segment
 	// needs the one before it.
 	if at != nil && at.Seq <= seq {
-		return at, nil
+		return beginning{rec: at}, nil
 	}
 	if rec, err := s.packedRoot(ctx, l, seg, last, seq); rec != nil || err != nil {
-		return rec, err
+		return beginning{rec, true}, err
 	}
 	if last == 0 && after != "" {
 		if err := newest(ctx, ""); err != nil {
-			return nil, err
+			return fail(err)
 		}
 	}
 	if last == 0 {
-		return nil, nil
+		return beginning{}, nil
 	}
-	return s.openCheckpoint(ctx, l.log, last)
+	rec, err := s.openCheckpoint(ctx, l.log, last)
+	return beginning{rec: rec}, err
 }
 
-// newestCheckpoint returns the newest checkpoint of the log, or nil.
-func (s *Store) newestCheckpoint(ctx context.Context, l *layout) (*checkpointRecord, error) {
+// newestCheckpoint finds the newest checkpoint of the log.
+func (s *Store) newestCheckpoint(ctx context.Context, l *layout, out discounted) (beginning, error) {
 	var last wal.SegmentNo
 	err := s.listNumbers(ctx, checkpointPrefix(l.log), "", func(n wal.SegmentNo) bool {
-		if l.pack(n) == nil { // else the pack decides whether it counts
+		if l.pack(n) == nil && !out[n] { // else the pack decides whether it counts
 			last = n
 		}
 		return true
 	})
 	if err != nil {
-		return nil, err
+		return beginning{}, err
 	}
 	rec, err := s.packedRoot(ctx, l, logEnd, last, 0)
 	if rec != nil || err != nil || last == 0 {
-		return rec, err
+		return beginning{rec, true}, err
 	}
-	return s.openCheckpoint(ctx, l.log, last)
+	rec, err = s.openCheckpoint(ctx, l.log, last)
+	return beginning{rec: rec}, err
+}
+
+// counts tells whether a checkpoint that is in the store may be begun with. It does not
+// if there is a pack of its number, in use or pending, that does not have it: it came
+// when that pack's collection had looked already, because it was long on its way, or was
+// written just then, and the pack may have left out what it refers to. A pack that is
+// announced later has it, or is given up: its collection looks once more after it has
+// announced it, and so after the checkpoint was there.
+func (s *Store) counts(ctx context.Context, log BranchID, n wal.SegmentNo) (bool, error) {
+	for i := 0; ; i++ {
+		m, _, err := s.readManifest(ctx, log)
+		if err != nil {
+			return false, err
+		}
+		ok, err := s.countsIn(ctx, m, n)
+		if !isNotExist(err) || i == relocations {
+			return ok, err
+		}
+	}
+}
+
+// countsIn is counts by a manifest that was read after the checkpoint was seen.
+func (s *Store) countsIn(ctx context.Context, m *manifest, n wal.SegmentNo) (bool, error) {
+	l, err := s.layoutOf(ctx, m)
+	if err != nil {
+		return false, err
+	}
+	var over []packRef
+	if r := l.pack(n); r != nil {
+		over = append(over, *r)
+	}
+	for i := range m.Claims {
+		if c := &m.Claims[i]; c.Pending && c.From <= n && n <= c.To {
+			over = append(over, c.packRef)
+		}
+	}
+	for i := range over {
+		p, err := s.readPack(ctx, over[i].id(m.ID), false)
+		if err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(p.roots, func(g packRoot) bool { return g.Segment == n }) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // packedRoot returns the newest checkpoint that packs have, if it is after number

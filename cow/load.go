@@ -54,11 +54,9 @@ func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wa
 		if seg == logEnd {
 			return s.loadEnd(ctx, m, at, gaps)
 		}
-		rec, err := s.checkpointBefore(ctx, at, seg, seq)
-		if err != nil {
-			return nil, err
-		}
-		return s.loadSince(ctx, m, at, rec, seg, seq)
+		return s.beginWith(ctx, at.log, func(out discounted) (beginning, error) {
+			return s.findCheckpoint(ctx, at, seg, seq, out)
+		}, func(rec *checkpointRecord) (*loaded, error) { return s.loadSince(ctx, m, at, rec, seg, seq) })
 	})
 }
 
@@ -82,11 +80,14 @@ func (s *Store) located(ctx context.Context, at *layout, load func(*layout) (*lo
 
 // loadEnd loads the end of a log that is as the layout says.
 func (s *Store) loadEnd(ctx context.Context, m *manifest, at *layout, gaps gapRule) (*loaded, error) {
+	return s.beginWith(ctx, at.log, func(out discounted) (beginning, error) {
+		return s.newestCheckpoint(ctx, at, out)
+	}, func(rec *checkpointRecord) (*loaded, error) { return s.loadEndSince(ctx, m, at, rec, gaps) })
+}
+
+// loadEndSince is loadEnd, given the newest checkpoint, or nil if there is none.
+func (s *Store) loadEndSince(ctx context.Context, m *manifest, at *layout, rec *checkpointRecord, gaps gapRule) (*loaded, error) {
 	l := &loaded{lineage: m.Lineage, at: m.begin(), live: s.writes(m)}
-	rec, err := s.newestCheckpoint(ctx, at)
-	if err != nil {
-		return nil, err
-	}
 	if rec != nil {
 		l.beginAt(s, m, rec)
 	}
@@ -175,7 +176,7 @@ func (s *Store) loadDetached(ctx context.Context, m *manifest) (*loaded, error) 
 	if m.Epoch == 0 || m.Head.Segment == 0 { // it has no log
 		return l, s.loadFork(ctx, m, l)
 	}
-	if m.Head.Segment <= m.packedUpTo() {
+	if m.Head.Segment <= m.packedUpTo() || slices.ContainsFunc(m.Claims, func(c packClaim) bool { return c.Pending && c.To >= m.Head.Segment }) {
 		return s.load(ctx, m, m.Head.Segment, m.Head.Seq, gapsAreLoss)
 	}
 	rec, err := s.openCheckpoint(ctx, m.ID, m.Head.Segment)
@@ -233,7 +234,7 @@ func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
 		return nil
 	}
 	var pm *manifest
-	var rec *checkpointRecord
+	var found beginning
 	guess := s.knownLayout(m.Fork.Log)
 	if guess == nil {
 		guess = &layout{log: m.Fork.Log}
@@ -244,7 +245,7 @@ func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
 		return err
 	})
 	g.Go(func() (err error) {
-		rec, err = s.checkpointBefore(gctx, guess, m.Fork.Segment, m.Fork.Seq)
+		found, err = s.findCheckpoint(gctx, guess, m.Fork.Segment, m.Fork.Seq, nil)
 		if isNotExist(err) {
 			guess, err = nil, nil // it has moved
 		}
@@ -258,13 +259,20 @@ func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
 		return fmt.Errorf("fork point of %s: %w", m.ID, err)
 	}
 	p, err := s.located(ctx, at, func(at *layout) (l *loaded, err error) {
-		if guess == nil || !at.same(guess) {
-			if rec, err = s.checkpointBefore(ctx, at, m.Fork.Segment, m.Fork.Seq); err != nil {
-				return nil, err
+		return s.beginWith(ctx, at.log, func(out discounted) (b beginning, err error) {
+			if guess == nil || !at.same(guess) {
+				return s.findCheckpoint(ctx, at, m.Fork.Segment, m.Fork.Seq, out)
 			}
-		}
-		guess = nil
-		return s.loadSince(ctx, pm, at, rec, m.Fork.Segment, m.Fork.Seq)
+			guess = nil
+			if rec := found.rec; rec != nil && pm.Clean && rec.Segment == pm.Head.Segment {
+				// It was there before its branch was said to be detached, and so before the
+				// manifest was read: what that says of it holds.
+				found.packed, err = s.countsIn(ctx, pm, rec.Segment)
+			}
+			return found, err
+		}, func(rec *checkpointRecord) (*loaded, error) {
+			return s.loadSince(ctx, pm, at, rec, m.Fork.Segment, m.Fork.Seq)
+		})
 	})
 	if err != nil {
 		return fmt.Errorf("fork point of %s: %w", m.ID, err)

@@ -252,8 +252,6 @@ func (s *Store) detach(ctx context.Context, o *opening) error {
 		err = b.markClean(ctx)
 	}
 	s.mu.Lock()
-	delete(s.open, b.id)
-	close(o.gone)
 	closed := s.closed
 	s.mu.Unlock()
 	if errors.Is(err, ErrFenced) && !closed {
@@ -262,6 +260,10 @@ func (s *Store) detach(ctx context.Context, o *opening) error {
 			s.log.Warn("journals of a branch that was taken over are not set aside yet", "branch", b.id, "err", perr)
 		}
 	}
+	s.mu.Lock()
+	delete(s.open, b.id)
+	close(o.gone)
+	s.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("close branch %s: %w", b.id, err)
 	}
@@ -316,6 +318,9 @@ func (b *Branch) finish(ctx context.Context) error {
 func (b *Branch) abandon() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if errors.Is(b.failed, ErrFenced) {
+		b.store.loseViews(b.id)
+	}
 	left := b.queue
 	if b.journal != nil {
 		left = append(left, b.journal)

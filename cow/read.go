@@ -105,7 +105,7 @@ func (b *Branch) readBlocks(ctx context.Context, p []byte, first uint64) error {
 			}
 		}
 	}
-	if err := b.store.readAddrs(ctx, b.lineage, addrs[:n], p); err != nil {
+	if err := b.store.readAddrs(ctx, b.lineage, true, addrs[:n], p); err != nil {
 		return fmt.Errorf("read branch %s at block %d: %w", b.id, first, err)
 	}
 	return nil
@@ -149,12 +149,13 @@ type missingError struct {
 func (e *missingError) Error() string { return e.err.Error() }
 func (e *missingError) Unwrap() error { return e.err }
 
-// readAddrs fills p with the blocks at the addresses. Frames that are not in
+// readAddrs fills p with the blocks at the addresses. own says that the last log of the
+// lineage is this process' own; see readsLive. Frames that are not in
 // memory are fetched at the same time. What a collection has moved meanwhile is
 // looked for again.
-func (s *Store) readAddrs(ctx context.Context, lineage []BranchID, addrs []addr, p []byte) error {
+func (s *Store) readAddrs(ctx context.Context, lineage []BranchID, own bool, addrs []addr, p []byte) error {
 	for i := 0; ; i++ {
-		err := s.readAddrsOnce(ctx, lineage, addrs, p)
+		err := s.readAddrsOnce(ctx, lineage, own, addrs, p)
 		var gone *missingError
 		if i == relocations || !errors.As(err, &gone) {
 			return err
@@ -167,7 +168,7 @@ func (s *Store) readAddrs(ctx context.Context, lineage []BranchID, addrs []addr,
 	}
 }
 
-func (s *Store) readAddrsOnce(ctx context.Context, lineage []BranchID, addrs []addr, p []byte) error {
+func (s *Store) readAddrsOnce(ctx context.Context, lineage []BranchID, own bool, addrs []addr, p []byte) error {
 	var fetches []fetch
 	for i := 0; i < len(addrs); {
 		a := addrs[i]
@@ -188,7 +189,7 @@ func (s *Store) readAddrsOnce(ctx context.Context, lineage []BranchID, addrs []a
 			n++
 		}
 		done := false
-		if s.readsLive(lineage, a.log()) {
+		if s.readsLive(lineage, own, a.log()) {
 			var err error
 			if done, err = s.readLive(log, seg, addrs[i:i+n], p[i*BlockSize:(i+n)*BlockSize]); err != nil {
 				return err

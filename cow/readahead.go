@@ -86,7 +86,7 @@ func (b *Branch) readAhead(from, count uint64) {
 				continue
 			}
 			log, seg := b.lineage[a.log()], a.segment()
-			if b.store.readsLive(b.lineage, a.log()) && b.store.findLive(log, seg) != nil {
+			if b.store.readsLive(b.lineage, true, a.log()) && b.store.findLive(log, seg) != nil {
 				continue
 			}
 			ix, err := b.store.segmentIndex(b.ctx, log, seg)

@@ -65,6 +65,9 @@ func (s *Store) recover(ctx context.Context) error {
 			delete(s.broken, log)
 		}
 	}
+	if errors.Is(err, wal.ErrClosed) {
+		return ErrClosed
+	}
 	if err != nil {
 		return fmt.Errorf("recover journals: %w", err)
 	}
@@ -98,7 +101,12 @@ func (s *Store) blame(m *manifest, err error) error {
 	if !errors.Is(err, ErrCorrupt) {
 		return err
 	}
-	for _, log := range append([]BranchID{""}, m.Lineage...) {
+	return s.blameJournals(m.Lineage, err)
+}
+
+// blameJournals is blame for something that is not there, of one of the logs.
+func (s *Store) blameJournals(logs []BranchID, err error) error {
+	for _, log := range append([]BranchID{""}, logs...) {
 		if berr := s.brokenErr(log); berr != nil {
 			return fmt.Errorf("a journal that it may need is not recovered: %w (%v)", berr, err)
 		}
@@ -118,10 +126,15 @@ func (s *Store) leaveBehind(id BranchID) {
 // a hurry, or failed, or could not be recovered before. It tells whether there
 // was anything.
 func (s *Store) pickUp(ctx context.Context, id BranchID) (bool, error) {
+	// What does not tell whose it is may be of any log.
+	logs := [...]BranchID{id, ""}
+	var n [len(logs)]int
 	s.mu.Lock()
-	n := s.left[id]
+	for i, log := range logs {
+		n[i] = s.left[log]
+	}
 	s.mu.Unlock()
-	if n == 0 {
+	if n == [len(logs)]int{} {
 		return false, nil
 	}
 	if err := s.recover(ctx); err != nil {
@@ -129,8 +142,10 @@ func (s *Store) pickUp(ctx context.Context, id BranchID) (bool, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.left[id] == n { // else more was left behind meanwhile
-		delete(s.left, id)
+	for i, log := range logs {
+		if s.left[log] == n[i] { // else more was left behind meanwhile
+			delete(s.left, log)
+		}
 	}
 	return true, nil
 }
@@ -141,8 +156,7 @@ func (s *Store) pickUp(ctx context.Context, id BranchID) (bool, error) {
 // branch needs what is missing of its ancestors, loading it tells.
 func (s *Store) pickUpAll(ctx context.Context, m *manifest) error {
 	attached := m.Epoch > 0 && !m.Clean
-	// What did not tell whose it is may be of any of them.
-	for _, log := range append([]BranchID{""}, m.Lineage...) {
+	for _, log := range m.Lineage {
 		if _, err := s.pickUp(ctx, log); err != nil {
 			return err
 		}
@@ -239,37 +253,54 @@ func (s *Store) recoverPacked(ctx context.Context, r *wal.Recovered) (bool, erro
 	return true, nil
 }
 
-// lastBarrier returns the last barrier of a segment that is stored, and the newest
-// checkpoint that it knows.
-func (s *Store) lastBarrier(ctx context.Context, log BranchID, seg wal.SegmentNo) (last wal.Seq, ckpt wal.SegmentNo, err error) {
+// segmentEnd is what the segment before says to the one after it.
+type segmentEnd struct {
+	last  wal.Seq       // its last barrier
+	ckpt  wal.SegmentNo // the newest checkpoint that it knows
+	epoch uint64
+}
+
+// endOf returns what a segment that is stored says to the next one.
+func (s *Store) endOf(ctx context.Context, log BranchID, seg wal.SegmentNo) (e segmentEnd, err error) {
 	f, err := s.readFooter(ctx, log, seg, true)
 	if isNotExist(err) {
 		l, lerr := s.loadLayout(ctx, log)
 		if r := l.pack(seg); lerr == nil && r != nil && r.To == seg {
-			return r.Last, r.LastRoot, nil
+			p, err := s.readPack(ctx, r.id(log), false)
+			if err != nil {
+				return e, err
+			}
+			return segmentEnd{r.Last, r.LastRoot, p.epoch(seg)}, nil
 		}
 	}
 	if err != nil {
-		return 0, 0, err
+		return e, err
 	}
+	e = segmentEnd{ckpt: f.head.Checkpoint, epoch: f.head.Epoch}
 	if n := len(f.batches); n > 0 {
-		last = f.batches[n-1].Seq
+		e.last = f.batches[n-1].Seq
 	}
-	return last, f.head.Checkpoint, nil
+	return e, nil
 }
 
 // checkChain tells whether a journal goes on where the segment before it ends, and
-// returns the checkpoint that this one names.
+// returns the checkpoint that this one names. One that is of a later epoch was put by
+// whoever took the branch over: those before this journal may have been set aside by an
+// earlier life.
 func (s *Store) checkChain(ctx context.Context, m *manifest, h wal.Header) (ckpt wal.SegmentNo, err error) {
-	before := m.Fork.Seq
+	before := segmentEnd{last: m.Fork.Seq}
 	if h.Segment > 1 {
-		if before, ckpt, err = s.lastBarrier(ctx, m.ID, h.Segment-1); err != nil {
+		if before, err = s.endOf(ctx, m.ID, h.Segment-1); err != nil {
 			return 0, fmt.Errorf("segment %d, which comes before it: %w", h.Segment-1, err)
 		}
 	}
-	if h.FirstSeq != before+1 {
+	switch {
+	case before.epoch > h.Epoch:
+		return 0, fmt.Errorf("segment %d, which comes before it, is of epoch %d, this journal of epoch %d: %w",
+			h.Segment-1, before.epoch, h.Epoch, ErrFenced)
+	case h.FirstSeq != before.last+1:
 		return 0, fmt.Errorf("it begins with barrier %d, the log ends with %d: barriers are missing: %w",
-			h.FirstSeq, before, ErrCorrupt)
+			h.FirstSeq, before.last, ErrCorrupt)
 	}
-	return ckpt, nil
+	return before.ckpt, nil
 }

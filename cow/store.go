@@ -334,12 +334,12 @@ func (s *Store) writes(m *manifest) bool {
 	return o != nil && o.branch != nil && o.branch.epoch == m.Epoch
 }
 
-// readsLive tells whether a branch of the lineage may find blocks of the log in
-// journals of this process. Its own it always may. What it began with is stored,
-// where other hosts use the store too: one of them may have written that log after
-// this process.
-func (s *Store) readsLive(lineage []BranchID, log uint16) bool {
-	return !s.opts.Shared || int(log) == len(lineage)-1
+// readsLive tells whether blocks of the log can be in journals of this process, for who
+// reads a branch of the lineage. Where other hosts use the store too only those of the
+// last log can, and that only for who knows that it is this process' own: another host
+// may have written the log after this process, which may not have heard of it yet.
+func (s *Store) readsLive(lineage []BranchID, own bool, log uint16) bool {
+	return !s.opts.Shared || own && int(log) == len(lineage)-1
 }
 
 func (s *Store) addLive(ls *liveSegment) {

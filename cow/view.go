@@ -2,6 +2,7 @@ package cow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -19,12 +20,14 @@ type View struct {
 	size    int64
 	lineage []BranchID
 	tree    tree // never changed
+	own     bool // the barrier may be in journals of this process
 
 	ctx    context.Context // ends with the View
 	cancel context.CancelFunc
 
 	mu     sync.Mutex
 	closed bool
+	lost   bool           // see loseViews
 	reads  sync.WaitGroup // under way
 }
 
@@ -47,11 +50,27 @@ func (s *Store) OpenBarrier(ctx context.Context, id BranchID, b Barrier) (*View,
 	return s.openView(ctx, id, fmt.Sprintf("@seq:%d", b.Seq), func(context.Context, *manifest) (Barrier, error) { return b, nil })
 }
 
+// openView opens the barrier that find finds, and again if another host took the branch
+// over meanwhile: what find found may have been in a journal that is no part of it.
 func (s *Store) openView(ctx context.Context, id BranchID, name string, find func(context.Context, *manifest) (Barrier, error)) (*View, error) {
-	m, _, err := s.readBranch(ctx, id)
-	if err != nil {
-		return nil, err
+	for i := 0; ; i++ {
+		m, _, err := s.readBranch(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		v, err := s.openViewAs(ctx, m, name, find)
+		if !errors.Is(err, ErrCorrupt) || i == relocations {
+			return v, err
+		}
+		now, _, rerr := s.readBranch(ctx, id)
+		if rerr != nil || now.ID == m.ID && now.Epoch == m.Epoch {
+			return v, err
+		}
 	}
+}
+
+// openViewAs is openView for a branch as its manifest m says.
+func (s *Store) openViewAs(ctx context.Context, m *manifest, name string, find func(context.Context, *manifest) (Barrier, error)) (*View, error) {
 	fail := func(err error) (*View, error) {
 		return nil, fmt.Errorf("open branch %s/%s at %q: %w", m.Project, m.Name, name, err)
 	}
@@ -110,7 +129,7 @@ func (v *View) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v.tree, v.lineage = l.tree, lm.Lineage
+	v.tree, v.lineage, v.own = l.tree, lm.Lineage, l.live
 	return s.confirm(ctx, at)
 }
 
@@ -131,6 +150,10 @@ func (v *View) ReadAt(ctx context.Context, p []byte, off int64) error {
 		v.mu.Unlock()
 		return ErrClosed
 	}
+	if v.lost {
+		v.mu.Unlock()
+		return fmt.Errorf("read barrier %d of %s: %w", v.barrier.Seq, v.barrier.Log, ErrFenced)
+	}
 	v.reads.Add(1)
 	v.mu.Unlock()
 	defer v.reads.Done()
@@ -142,7 +165,7 @@ func (v *View) ReadAt(ctx context.Context, p []byte, off int64) error {
 		n := len(p) / BlockSize
 		err := v.lookup(ctx, first, at[:n])
 		if err == nil {
-			err = v.store.readAddrs(ctx, v.lineage, at[:n], p)
+			err = v.store.readAddrs(ctx, v.lineage, v.own, at[:n], p)
 		}
 		if err != nil {
 			return fmt.Errorf("read barrier %d of %s at block %d: %w", v.barrier.Seq, v.barrier.Log, first, err)
@@ -181,6 +204,25 @@ func (v *View) Close() {
 	v.store.mu.Lock()
 	defer v.store.mu.Unlock()
 	delete(v.store.views, v)
+}
+
+// loseViews ends the reads of what this process has written to a log that another host
+// has taken over: under the numbers of journals that are set aside now the store has
+// segments of that host.
+func (s *Store) loseViews(log BranchID) {
+	s.mu.Lock()
+	views := slices.Collect(maps.Keys(s.views))
+	s.mu.Unlock()
+	for _, v := range views {
+		v.mu.Lock()
+		lost := v.own && v.barrier.Log == log
+		v.lost = v.lost || lost
+		v.mu.Unlock()
+		if lost {
+			v.cancel()
+			v.reads.Wait()
+		}
+	}
 }
 
 // viewed returns the barriers that this process has open for reading.

@@ -202,7 +202,8 @@ func (w *world) create(inc *incarnation, parent *branch) {
 		b.durability = opts.Durability
 	}
 	what := fmt.Sprintf("create %s of %s", b.name, parent.name)
-	told, limit := w.tick(), never
+	asked := w.tick()
+	told, limit := asked, never
 	if w.rng.IntN(3) == 0 {
 		if old, p, ok := w.past(inc, parent); ok {
 			h, must, told, loss, limit = old, p.at, p.at, true, p.at
@@ -232,13 +233,18 @@ func (w *world) create(inc *incarnation, parent *branch) {
 		made()
 		if err != nil {
 			var gone, fenced error
-			if parent.deleted != no {
+			if parent.mayBeGone(asked) {
 				gone = cow.ErrNotFound
 			}
-			if own != nil && own.mayBeFenced() {
-				fenced = cow.ErrFenced
+			var lost error // that barrier, with the journal that it was in
+			since := asked // it may have opened the branch meanwhile
+			if own != nil {
+				since = own.begin
 			}
-			right := []error{gone, fenced, cow.ErrClosed}
+			if parent.takenBy(inc, since) {
+				fenced, lost = cow.ErrFenced, cow.ErrNoPoint
+			}
+			right := []error{gone, fenced, lost, cow.ErrClosed}
 			right = append(right, w.conf.collecting.gone()...)
 			w.mustBe(inc, err, what, right...)
 			return

@@ -122,7 +122,7 @@ func (w *world) undelete(inc *incarnation, b *branch) {
 		return err
 	}, func(err error) {
 		if err == nil {
-			b.deleted = no
+			b.deleted, b.back = no, w.tick()
 			return
 		}
 		w.mustBe(inc, err, what, cow.ErrNotFound, cow.ErrExists)

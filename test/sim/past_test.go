@@ -67,7 +67,7 @@ func (w *world) lookBack(inc *incarnation, b *branch) bool {
 	}
 	what := fmt.Sprintf("look back at barrier %d of %s", p.seq, h.name)
 	got := make([]stamp, len(cells))
-	own := inc.session(b)
+	own, asked := inc.session(b), w.tick()
 	w.start(inc, what, func(ctx context.Context) error {
 		v, err := inc.store.OpenAt(ctx, b.id, p.point())
 		if err != nil {
@@ -77,7 +77,7 @@ func (w *world) lookBack(inc *incarnation, b *branch) bool {
 		return readAll(ctx, v, got)
 	}, func(err error) {
 		if err != nil {
-			w.mayFailOn(inc, b, own, err, what)
+			w.mayFailOn(inc, b, own, asked, err, what)
 			return
 		}
 		if err := h.matchAt(p, got); err != nil {
@@ -88,13 +88,13 @@ func (w *world) lookBack(inc *incarnation, b *branch) bool {
 }
 
 // mayFailOn checks the error of something that was done to a branch, which the process
-// had attached as own, or not at all.
-func (w *world) mayFailOn(inc *incarnation, b *branch, own *session, err error, what string) {
+// had attached as own, or not at all, and that was asked for then.
+func (w *world) mayFailOn(inc *incarnation, b *branch, own *session, asked clock, err error, what string) {
 	switch {
 	case isWrong(err):
 		w.fail("%v: %s: %v", inc, what, err)
-	case b.deleted != no && errors.Is(err, cow.ErrNotFound):
-	case own != nil && own.mayBeFenced() && errors.Is(err, objstore.ErrNotExist):
+	case b.mayBeGone(asked) && errors.Is(err, cow.ErrNotFound):
+	case own != nil && own.mayBeFenced() && (errors.Is(err, objstore.ErrNotExist) || errors.Is(err, cow.ErrNoPoint)):
 		// Its own journals were not part of the log any more.
 	case slices.ContainsFunc(w.conf.collecting.gone(), func(r error) bool { return errors.Is(err, r) }):
 	case own != nil:

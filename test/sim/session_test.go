@@ -25,7 +25,8 @@ type branch struct {
 	id      cow.BranchID
 	created fact
 	deleted fact
-	busy    bool // its record is being changed
+	back    clock // when it was brought back last
+	busy    bool  // its record is being changed
 	// now is the history that the next who attaches the branch goes on from.
 	now *history
 	// durability as last set; known unless setting it failed.
@@ -66,9 +67,16 @@ type session struct {
 	remote bool // every flush waits for the store
 }
 
+// mayBeGone tells whether the branch may have been a deleted one at some time since then.
+func (b *branch) mayBeGone(since clock) bool { return b.deleted != no || b.back >= since }
+
 // mayBeFenced tells whether somebody has tried to take the branch since.
-func (s *session) mayBeFenced() bool {
-	return slices.ContainsFunc(s.b.attempts, func(a *attempt) bool { return a.inc != s.inc && a.end >= s.begin })
+func (s *session) mayBeFenced() bool { return s.b.takenBy(s.inc, s.begin) }
+
+// takenBy tells whether somebody else than the process may have taken the branch over
+// since begin.
+func (b *branch) takenBy(inc *incarnation, begin clock) bool {
+	return slices.ContainsFunc(b.attempts, func(a *attempt) bool { return a.inc != inc && a.end >= begin })
 }
 
 // window notes that a barrier is asked for.
@@ -135,7 +143,7 @@ func (w *world) openBranch(inc *incarnation, b *branch, take cow.TakeOver) {
 		if err != nil {
 			inc.drop(s)
 			var gone, raced error
-			if b.deleted != no {
+			if b.mayBeGone(s.begin) {
 				gone = cow.ErrNotFound
 			}
 			if s.mayBeFenced() {
@@ -259,7 +267,7 @@ func (w *world) mayFail(s *session, err error, what string) {
 		return
 	}
 	var closed, fenced, taken, gone error
-	if s.b.deleted != no {
+	if s.b.mayBeGone(s.begin) {
 		gone = cow.ErrNotFound
 	}
 	if s.closing {

@@ -1,0 +1,297 @@
+package cow
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	ask "github.com/bough-db/bough/cow/point"
+	"github.com/bough-db/bough/objstore"
+	"github.com/bough-db/bough/objstore/faultstore"
+	"github.com/bough-db/bough/objstore/memstore"
+	"github.com/bough-db/bough/vfs/faultfs"
+	"github.com/bough-db/bough/vfs/memfs"
+)
+
+// What 100 000 runs of the simulation with collectors have found.
+
+// lateCheckpoint returns a store in which a branch has ten segments, and its checkpoint
+// of the eighth, which is still on its way. A host has it open.
+func lateCheckpoint(t *testing.T) (mem *memstore.Store, id BranchID, late []byte) {
+	t.Helper()
+	mem = memstore.New(memstore.Options{})
+	a := &world{t: t, objects: mem, opts: Options{Host: "a", Shared: true, SealAfter: time.Second, CheckpointSegments: 4, Retention: &noHistory}}
+	a.mustStart()
+	t.Cleanup(func() { _ = a.shut() }) // it may be taken over
+	b := a.makeProject("p", deviceBytes)
+	for i := range uint64(10) {
+		a.write(b, i*1500, i+1)
+		a.write(b, 7, i+1)
+		wait(2 * time.Second)
+	}
+	key := checkpointKey(b.ID(), 8)
+	late, _, err := mem.Get(context.Background(), key)
+	if err == nil {
+		err = mem.Delete(context.Background(), key)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mem, b.ID(), late
+}
+
+// checkTen compares what lateCheckpoint has written.
+func (w *world) checkTen(b *Branch) {
+	w.t.Helper()
+	for i := range uint64(10) {
+		w.expect(b, i*1500, i+1)
+	}
+	w.expect(b, 7, 10)
+}
+
+// A checkpoint that comes while a collection packs its segments, which has not seen it,
+// may have been begun with before anybody heard of the pack: the pack is given up. It
+// was not, and left out pages that the checkpoint, or a later one, refers to. I6. Seeds
+// 14720, 16636 and 30068.
+func TestI6LateCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem, id, late := lateCheckpoint(t)
+		objects := faultstore.New(mem, faultstore.Options{})
+		collector := otherHost(t, objects, "c")
+		objects.Add(faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: branchPrefix + string(id) + "/pack/", Wait: func(ctx context.Context, _ faultstore.Op) error {
+			_, err := mem.Put(ctx, checkpointKey(id, 8), late, objstore.Condition{IfAbsent: true})
+			return err
+		}})
+		if rep := collector.collect(atOnce); rep.Packs == 0 {
+			t.Fatalf("nothing was packed: %+v", rep)
+		}
+		if l, err := collector.store.loadLayout(context.Background(), id); err != nil || l.pack(8) != nil {
+			t.Fatalf("a pack that does not know of the checkpoint is in use (%v)", err)
+		}
+		// Nor does anybody begin with one that came too late for a pack.
+		collector.collect(atOnce)
+		b := otherHost(t, mem, "b")
+		taken := b.mustTakeOver(id)
+		b.checkTen(taken)
+		b.write(taken, 8, 1)
+		b.closeBranch(taken)
+		b.checkWhole()
+	})
+}
+
+// A checkpoint that is there only when a pack of its number is announced does not count:
+// neither for who opens the branch, nor for the writer who has just put it.
+func TestI6CheckpointBehindAPack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem, id, late := lateCheckpoint(t)
+		objects := faultstore.New(mem, faultstore.Options{})
+		collector := otherHost(t, objects, "c")
+		ctx := context.Background()
+		put := func() {
+			if _, err := mem.Put(ctx, checkpointKey(id, 8), late, objstore.Condition{IfAbsent: true}); err != nil {
+				t.Error(err)
+			}
+		}
+		puts := 0
+		objects.Add(faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: manifestKey(id), Times: -1, Wait: func(context.Context, faultstore.Op) error {
+			if puts++; puts == 3 { // the first claims the pack, the second makes it pending
+				put()
+				if ok, err := collector.store.counts(ctx, id, 8); ok || err != nil {
+					t.Errorf("a checkpoint that a pending pack does not have counts (%v)", err)
+				}
+				if ok, err := collector.store.counts(ctx, id, 10); !ok || err != nil {
+					t.Errorf("a checkpoint beyond the pack does not count (%v)", err)
+				}
+			}
+			return nil
+		}})
+		if rep := collector.collect(atOnce); rep.Packs == 0 || puts < 3 {
+			t.Fatalf("nothing was packed: %+v, %d manifests", rep, puts)
+		}
+		if ok, err := collector.store.counts(ctx, id, 8); ok || err != nil {
+			t.Errorf("a checkpoint that the pack in use does not have counts (%v)", err)
+		}
+		b := otherHost(t, mem, "b")
+		taken := b.mustTakeOver(id)
+		b.checkTen(taken)
+		b.closeBranch(taken)
+		b.checkWhole()
+	})
+}
+
+// A host that has lost a branch, and does not know, looked for what another host has
+// written in its own journals of the same number. I5, I7. Seeds 54640, 58472 and 87809.
+func TestI7ViewOnAFencedHost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, aStore, _, main := rivals(t, DurabilityLocal)
+		g := holdPut(aStore, segmentKey(main.ID(), 1))
+		a.write(main, 9, 9)
+		wait(time.Minute)
+		for i := range uint64(5) { // in a second journal
+			a.write(main, i, 100+i)
+		}
+		ctx := context.Background()
+		own, err := a.store.OpenAt(ctx, main.ID(), ask.Point{Kind: ask.Seq, Number: 3})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer own.Close()
+		<-g.Arrived
+		taken := b.mustTakeOver(main.ID())
+		for i := range uint64(5) {
+			b.write(taken, i, 200+i)
+		}
+		at := ask.Point{Kind: ask.Seq, Number: uint64(taken.Status().Seq)}
+		wait(time.Minute) // it is stored, in a segment that has a journal's number on a
+		v, err := a.store.OpenAt(ctx, main.ID(), at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer v.Close()
+		read := func(v *View, block uint64) (uint64, error) {
+			p := make([]byte, BlockSize)
+			if err := v.ReadAt(ctx, p, int64(block)*BlockSize); err != nil {
+				return 0, err
+			}
+			return stampOf(p)
+		}
+		for i := range uint64(5) {
+			if got, err := read(v, i); err != nil || got != 200+i {
+				t.Errorf("block %d of the new writer has stamp %d (%v), want %d", i, got, err, 200+i)
+			}
+		}
+		// What it wrote itself it reads for as long as it has the journal, and never
+		// anything else.
+		if got, err := read(own, 1); err != nil || got != 101 {
+			t.Errorf("block 1 of its own has stamp %d (%v), want 101", got, err)
+		}
+		g.Release()
+		synctest.Wait()
+		if err := main.Close(ctx); !errors.Is(err, ErrFenced) {
+			t.Fatalf("close: %v, want %v", err, ErrFenced)
+		}
+		if got, err := read(own, 1); !errors.Is(err, ErrFenced) {
+			t.Errorf("block 1 when its journals are set aside: stamp %d, %v; want %v", got, err, ErrFenced)
+		}
+		b.closeBranch(taken)
+	})
+}
+
+// Of the journals of a fenced writer some had been set aside when its host died. The next
+// life took the last one for the end of a log with a hole, and the branch never opened
+// there again. Seed 54981.
+func TestJournalBehindOneSetAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, aStore, _, main := rivals(t, DurabilityLocal)
+		aStore.Add(faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: branchPrefix + string(main.ID()) + "/seg/", Times: -1, Fault: faultstore.ErrorBefore})
+		for i := range uint64(3) {
+			a.write(main, i, i+1)
+			wait(time.Minute)
+		}
+		gone, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = a.shutWithin(gone) // all stay behind
+		taken := b.mustTakeOver(main.ID())
+		b.write(taken, 1, 9)
+		b.closeBranch(taken)
+		// The first two are out of the way already.
+		for _, n := range []string{"1", "2"} {
+			if err := a.disk.Rename("/journal/j-0000000"+n, "/journal/lost-"+n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := a.disk.SyncDir("/journal"); err != nil {
+			t.Fatal(err)
+		}
+		aStore.Heal()
+		a.mustStart()
+		again := a.open(main.ID())
+		a.expect(again, 1, 9)
+		a.closeBranch(again)
+		synctest.Wait()
+		if names := a.lostJournals(); len(names) != 3 {
+			t.Errorf("journals set aside: %q, want three", names)
+		}
+		a.checkWhole()
+	})
+}
+
+// Whoever deleted a branch died before its name was gone, and nobody came back for a
+// day: the name led to a branch that had been collected. I6. Seed 2261 and eight others.
+func TestI6NameOfACollectedBranch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, aStore, _, main := rivals(t, DurabilityLocal)
+		a.write(main, 1, 1)
+		ctx := context.Background()
+		info, err := a.store.CreateBranch(ctx, "p", "c", BranchOptions{From: main.ID()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		failOnce(aStore, objstore.VerbDelete, nameKey("p", "c"), faultstore.ErrorBefore)
+		if err := a.store.DeleteBranch(ctx, "p", "c"); !errors.Is(err, faultstore.ErrInjected) {
+			t.Fatalf("delete: %v, want the fault", err)
+		}
+		wait(48 * time.Hour)
+		for range 3 {
+			b.collect(CollectOptions{})
+			wait(time.Hour)
+		}
+		if _, err := b.store.BranchByID(ctx, info.ID); !errors.Is(err, ErrNotFound) {
+			t.Fatalf("the branch is not collected: %v", err)
+		}
+		b.checkWhole()
+		if _, err := b.store.Branch(ctx, "p", "c"); !errors.Is(err, ErrNotFound) {
+			t.Errorf("the name: %v, want %v", err, ErrNotFound)
+		}
+		// It is free, for one.
+		for i, want := range []error{nil, ErrExists} {
+			if _, err := b.store.CreateBranch(ctx, "p", "c", BranchOptions{From: main.ID()}); !errors.Is(err, want) {
+				t.Errorf("create %d: %v, want %v", i, err, want)
+			}
+		}
+		a.closeBranch(main)
+		a.checkWhole()
+	})
+}
+
+// A journal that its branch left behind, and that could not be read when a child was
+// opened, was not tried again when the child needed it, and passed for lost. Seed 81684.
+func TestJournalThatAChildNeeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		disk := faultfs.New(memfs.New(memfs.Options{}), "/")
+		objects := faultstore.New(memstore.New(memstore.Options{}), faultstore.Options{})
+		w := &world{t: t, disk: disk, objects: objects, opts: Options{SealAfter: time.Hour}}
+		w.mustStart()
+		t.Cleanup(w.stop)
+		main := w.makeProject("p", deviceBytes)
+		objects.Add(faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: segmentKey(main.ID(), 1), Times: -1, Fault: faultstore.ErrorBefore})
+		w.write(main, 1, 1)
+		info, err := w.store.CreateBranch(context.Background(), "p", "c", BranchOptions{From: main.ID()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		gone, cancel := context.WithCancel(context.Background())
+		cancel()
+		if err := main.Close(gone); err == nil {
+			t.Fatal("closed in no time")
+		}
+		objects.Heal()
+		failed := 0
+		disk.SetHook(func(o faultfs.Op) error {
+			if o.Kind != faultfs.Sync || o.Path != "journal/j-00000001" || failed > 0 {
+				return nil
+			}
+			failed++
+			return faultfs.ErrInjected
+		})
+		c := w.open(info.ID)
+		if failed == 0 {
+			t.Fatal("no journal was left")
+		}
+		w.expect(c, 1, 1)
+		w.closeBranch(c)
+		w.checkWhole()
+	})
+}
