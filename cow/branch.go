@@ -63,6 +63,7 @@ type Branch struct {
 	sealTimer *time.Timer
 	nextSeg   wal.SegmentNo
 	lastCkpt  wal.SegmentNo // newest checkpoint, or the one about to be written
+	abandoned bool          // it has left journals behind: what they have can not be read any more
 	savedCkpt wal.SegmentNo // newest checkpoint that the store has; 0 if not known
 
 	// foldMu makes a batch's changes to the tree one: whoever wants the tree

@@ -280,9 +280,14 @@ func (c *collector) branch(ctx context.Context, id BranchID) error {
 }
 
 // explain returns errOvertaken in place of an error that comes of what another
-// collection has moved or dropped.
+// collection has moved or dropped. A barrier that something begins at and that is not
+// kept is such a case: whoever put the record of that is about to find out, and takes
+// the record back, or has died, and it is swept.
 func (c *collector) explain(ctx context.Context, v *logView, err error) error {
-	if !isNotExist(err) && !errors.Is(err, ErrNotKept) {
+	if errors.Is(err, ErrNotKept) {
+		return errOvertaken
+	}
+	if !isNotExist(err) {
 		return err
 	}
 	if now, lerr := c.s.loadLayout(ctx, v.m.ID); lerr == nil && !now.same(v.at) {

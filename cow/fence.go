@@ -51,7 +51,8 @@ func (s *Store) loadFenced(ctx context.Context, m, last *manifest) (*loaded, *Ta
 			return nil, nil, rerr
 		}
 		if now.Epoch != m.Epoch {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("branch %s/%s was taken over, in epoch %d, while it was opened in epoch %d: %w",
+				m.Project, m.Name, now.Epoch, m.Epoch, ErrFenced)
 		}
 	}
 }

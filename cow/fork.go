@@ -82,13 +82,17 @@ func (s *Store) confirm(ctx context.Context, at moment) error {
 		return nil
 	}
 	m, _, err := s.readManifest(ctx, at.Log)
-	if err != nil {
-		return err
+	for i := 0; err == nil; i++ {
+		if m.Doom != nil {
+			return fmt.Errorf("branch %s/%s is being removed: %w", m.Project, m.Name, ErrNotFound)
+		}
+		err = s.available(ctx, m, at.Seq)
+		if !isNotExist(err) || i == relocations {
+			break
+		}
+		// A pack that was pending has been given up.
+		m, _, err = s.readManifest(ctx, at.Log)
 	}
-	if m.Doom != nil {
-		return fmt.Errorf("branch %s/%s is being removed: %w", m.Project, m.Name, ErrNotFound)
-	}
-	err = s.available(ctx, m, at.Seq)
 	if errors.Is(err, ErrNotKept) {
 		err = fmt.Errorf("barrier %d of %s/%s was collected meanwhile: choose a later one: %w", at.Seq, m.Project, m.Name, ErrNotKept)
 	}

@@ -3,6 +3,7 @@ package cow
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/bough-db/bough/objstore/memstore"
 	"github.com/bough-db/bough/vfs/faultfs"
 	"github.com/bough-db/bough/vfs/memfs"
+	"github.com/bough-db/bough/wal"
 )
 
 // What 100 000 runs of the simulation with collectors have found.
@@ -293,5 +295,148 @@ func TestJournalThatAChildNeeds(t *testing.T) {
 		w.expect(c, 1, 1)
 		w.closeBranch(c)
 		w.checkWhole()
+	})
+}
+
+// Of two checkpoints of a log the later one has what the earlier one has, as far as that
+// has not changed since; a collection relies on it. So nobody begins with one that came
+// when the next writer had begun without it. I6. Seeds 302607 and 329656.
+func TestI6StrayCheckpoint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem, id, late := lateCheckpoint(t)
+		ctx := context.Background()
+		fence := func(w *world) wal.SegmentNo {
+			t.Helper()
+			b := w.mustTakeOver(id)
+			w.checkTen(b)
+			w.write(b, 11000, 1)
+			wait(time.Minute)
+			return b.begunAt.Segment
+		}
+		b := &world{t: t, objects: mem, opts: Options{Host: "b", Shared: true, SealAfter: time.Second}}
+		b.mustStart()
+		t.Cleanup(func() { _ = b.shut() }) // fenced
+		names := func(n wal.SegmentNo) wal.SegmentNo {
+			t.Helper()
+			f, err := b.store.readFooter(ctx, id, n, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f.head.Checkpoint
+		}
+		first := fence(b)
+		if n := names(first); n != 4 {
+			t.Fatalf("the fence names checkpoint %d, want 4", n)
+		}
+		if _, err := mem.Put(ctx, checkpointKey(id, 8), late, objstore.Condition{IfAbsent: true}); err != nil {
+			t.Fatal(err)
+		}
+		if n := names(fence(otherHost(t, mem, "c"))); n != 4 {
+			t.Errorf("the next writer has begun with checkpoint %d, want 4", n)
+		}
+		// So does the fence tell when what is around it has been packed.
+		p := &pack{head: packHead{Log: id, From: 9, To: first + 1}, epochs: []epochRun{{9, 1}, {first, 2}}, fences: []wal.SegmentNo{first}}
+		for ckpt, want := range map[wal.SegmentNo]error{4: nil, 8: errStray} {
+			if err := b.store.vet(ctx, &manifest{ID: id}, &loaded{ckpt: ckpt, wrote: 1}, p); !errors.Is(err, want) {
+				t.Errorf("checkpoint %d before a pack with the fence: %v, want %v", ckpt, err, want)
+			}
+		}
+	})
+}
+
+// latePut is a store on which the replacement of one object is given up, and comes when
+// its tag was read for the next try.
+type latePut struct {
+	objstore.Store
+	key   string
+	held  []byte
+	cond  objstore.Condition
+	reads int
+}
+
+func (s *latePut) Put(ctx context.Context, key string, data []byte, cond objstore.Condition) (string, error) {
+	if key == s.key && cond.IfMatch != "" && s.held == nil {
+		s.held, s.cond = slices.Clone(data), cond
+		return "", faultstore.ErrInjected
+	}
+	return s.Store.Put(ctx, key, data, cond)
+}
+
+func (s *latePut) ReadAt(ctx context.Context, key string, p []byte, off int64) (int, objstore.Info, error) {
+	if key == s.key && s.held != nil {
+		if s.reads++; s.reads == 3 { // the footer, the tag, the footer
+			if _, err := s.Store.Put(ctx, key, s.held, s.cond); err != nil {
+				return 0, objstore.Info{}, err
+			}
+		}
+	}
+	return s.Store.ReadAt(ctx, key, p, off)
+}
+
+// A writer that replaced what a fenced one had put, was not answered, and then found its
+// own segment in that place, took itself for fenced. Seed 246639.
+func TestOwnReplacementComesLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		mem := memstore.New(memstore.Options{})
+		aStore := faultstore.New(mem, faultstore.Options{})
+		a := &world{t: t, objects: aStore, opts: Options{Host: "a", Shared: true}}
+		a.mustStart()
+		t.Cleanup(func() { _ = a.shut() }) // fenced
+		main := a.makeProject("p", deviceBytes)
+		if err := a.store.SetDurability(context.Background(), main.ID(), DurabilityRemote); err != nil {
+			t.Fatal(err)
+		}
+		g := holdPut(aStore, segmentKey(main.ID(), 1))
+		for i := range uint64(2) { // the second is stored, and is an orphan then
+			a.writeUnflushed(main, i, i+1)
+			go func() { _ = main.Flush(context.Background()) }()
+			synctest.Wait()
+		}
+		<-g.Arrived
+		late := &latePut{Store: mem, key: segmentKey(main.ID(), 2)}
+		b := otherHost(t, late, "b")
+		taken := b.mustTakeOver(main.ID())
+		b.write(taken, 1, 9)
+		wait(time.Minute)
+		if late.reads < 3 {
+			t.Fatalf("nothing was in the way: %d reads", late.reads)
+		}
+		b.write(taken, 2, 10)
+		b.closeBranch(taken)
+		b.checkWhole()
+		g.Release()
+	})
+}
+
+// A journal whose segment was an orphan that a collection had made small passed for one
+// of a copied state directory, and its branch did not open. Seed 307807.
+func TestJournalOfAHollowOrphan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, aStore, _, main := rivals(t, DurabilityRemote)
+		g := holdPut(aStore, segmentKey(main.ID(), 1))
+		for i := range uint64(2) {
+			for j := range uint64(100) {
+				a.writeUnflushed(main, 200*i+j, 1000*i+j+1)
+			}
+			go func() { _ = main.Flush(context.Background()) }()
+			synctest.Wait()
+		}
+		<-g.Arrived
+		taken := b.mustTakeOver(main.ID())
+		b.collect(CollectOptions{Full: true})
+		gone, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = a.shutWithin(gone) // before it knows
+		aStore.Heal()
+		// What it has of the first segment is out of the way already.
+		if err := errors.Join(a.disk.Rename("/journal/j-00000001", "/journal/lost-1"), a.disk.SyncDir("/journal")); err != nil {
+			t.Fatal(err)
+		}
+		a.mustStart()
+		b.closeBranch(taken)
+		again := a.open(main.ID())
+		a.expect(again, 0, 0)
+		a.closeBranch(again)
+		a.checkWhole()
 	})
 }

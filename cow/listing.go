@@ -3,6 +3,7 @@ package cow
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -21,12 +22,21 @@ type beginning struct {
 	packed bool // a pack has it, so that it counts
 }
 
-// discounted are the numbers of checkpoints that do not count; see Store.counts.
+// discounted are the numbers of checkpoints that do not count; see Store.counts and
+// errStray.
 type discounted map[wal.SegmentNo]bool
+
+// errStray says that a checkpoint is of a writer that was fenced, and came after whoever
+// took the branch over had begun without it: the fence names an older one. It is right,
+// but later ones do not go back to it, and may refer to pages that it does not: whoever
+// began with it and wrote on would leave the line in which of any two checkpoints the
+// later one has what the earlier one has, as far as that has not changed. A collection
+// relies on that line.
+var errStray = errors.New("checkpoint of a writer that was fenced")
 
 // beginWith loads a tree that begins with the checkpoint that find finds, among those
 // that count. Whether it does is found out while the tree is loaded.
-func (s *Store) beginWith(ctx context.Context, log BranchID, find func(discounted) (beginning, error), load func(*checkpointRecord) (*loaded, error)) (*loaded, error) {
+func (s *Store) beginWith(ctx context.Context, log BranchID, find func(discounted) (beginning, error), load func(beginning) (*loaded, error)) (*loaded, error) {
 	out := discounted{}
 	for {
 		b, err := find(out)
@@ -34,7 +44,7 @@ func (s *Store) beginWith(ctx context.Context, log BranchID, find func(discounte
 			return nil, err
 		}
 		if b.rec == nil || b.packed {
-			return load(b.rec)
+			return load(b)
 		}
 		var ok bool
 		g, gctx := errgroup.WithContext(ctx)
@@ -42,11 +52,11 @@ func (s *Store) beginWith(ctx context.Context, log BranchID, find func(discounte
 			ok, err = s.counts(gctx, log, b.rec.Segment)
 			return err
 		})
-		l, err := load(b.rec)
+		l, err := load(b)
 		if cerr := g.Wait(); cerr != nil {
 			return nil, cmp.Or(err, cerr)
 		}
-		if ok {
+		if ok && !errors.Is(err, errStray) {
 			return l, err
 		}
 		out[b.rec.Segment] = true

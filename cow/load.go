@@ -19,6 +19,8 @@ type loaded struct {
 	at      moment
 	ckpt    wal.SegmentNo // newest checkpoint of the log that is not after at; 0 if none
 	epoch   uint64        // of the last segment
+	wrote   uint64        // the epoch of whoever wrote the checkpoint
+	vetted  bool          // it is known that the checkpoint is not a stray one
 	beyond  wal.SegmentNo // the first segment after the gap that ends the log; 0: none
 	live    bool          // what this process has as journals is part of the log
 }
@@ -56,7 +58,7 @@ func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wa
 		}
 		return s.beginWith(ctx, at.log, func(out discounted) (beginning, error) {
 			return s.findCheckpoint(ctx, at, seg, seq, out)
-		}, func(rec *checkpointRecord) (*loaded, error) { return s.loadSince(ctx, m, at, rec, seg, seq) })
+		}, func(b beginning) (*loaded, error) { return s.loadSince(ctx, m, at, b, seg, seq) })
 	})
 }
 
@@ -82,20 +84,20 @@ func (s *Store) located(ctx context.Context, at *layout, load func(*layout) (*lo
 func (s *Store) loadEnd(ctx context.Context, m *manifest, at *layout, gaps gapRule) (*loaded, error) {
 	return s.beginWith(ctx, at.log, func(out discounted) (beginning, error) {
 		return s.newestCheckpoint(ctx, at, out)
-	}, func(rec *checkpointRecord) (*loaded, error) { return s.loadEndSince(ctx, m, at, rec, gaps) })
+	}, func(b beginning) (*loaded, error) { return s.loadEndSince(ctx, m, at, b, gaps) })
 }
 
 // loadEndSince is loadEnd, given the newest checkpoint, or nil if there is none.
-func (s *Store) loadEndSince(ctx context.Context, m *manifest, at *layout, rec *checkpointRecord, gaps gapRule) (*loaded, error) {
+func (s *Store) loadEndSince(ctx context.Context, m *manifest, at *layout, b beginning, gaps gapRule) (*loaded, error) {
 	l := &loaded{lineage: m.Lineage, at: m.begin(), live: s.writes(m)}
-	if rec != nil {
-		l.beginAt(s, m, rec)
+	if b.rec != nil {
+		l.beginAt(s, m, b)
 	}
 	pieces, beyond, err := s.listLog(ctx, at, l.at.Segment, l.live)
 	if err != nil {
 		return nil, err
 	}
-	if rec == nil {
+	if b.rec == nil {
 		if err := s.loadFork(ctx, m, l); err != nil {
 			return nil, err
 		}
@@ -117,10 +119,10 @@ func (s *Store) loadEndSince(ctx context.Context, m *manifest, at *layout, rec *
 
 // loadSince returns the tree of a branch as it was at barrier seq in segment seg,
 // given the newest checkpoint before that, or nil if there is none.
-func (s *Store) loadSince(ctx context.Context, m *manifest, at *layout, rec *checkpointRecord, seg wal.SegmentNo, seq wal.Seq) (*loaded, error) {
+func (s *Store) loadSince(ctx context.Context, m *manifest, at *layout, b beginning, seg wal.SegmentNo, seq wal.Seq) (*loaded, error) {
 	l := &loaded{lineage: m.Lineage, at: m.begin(), live: s.writes(m)}
-	if rec != nil {
-		l.beginAt(s, m, rec)
+	if b.rec != nil {
+		l.beginAt(s, m, b)
 	} else if err := s.loadFork(ctx, m, l); err != nil {
 		return nil, err
 	}
@@ -154,19 +156,20 @@ func (s *Store) fillIn(ctx context.Context, l *loaded) error {
 	if !l.at.Time.IsZero() {
 		return nil
 	}
-	batches, _, err := s.segmentBatches(ctx, l.at.Log, l.at.Segment, l.live)
-	if n := len(batches); err == nil && n > 0 {
-		l.at = momentOf(l.at.Log, l.at.Segment, &batches[n-1])
+	r, err := s.readSegment(ctx, l.at.Log, l.at.Segment, l.live)
+	if n := len(r.batches); err == nil && n > 0 {
+		l.at = momentOf(l.at.Log, l.at.Segment, &r.batches[n-1])
 	}
 	return err
 }
 
 // beginAt starts a tree from a checkpoint of the branch's own log.
-func (l *loaded) beginAt(s *Store, m *manifest, rec *checkpointRecord) {
+func (l *loaded) beginAt(s *Store, m *manifest, b beginning) {
+	rec := b.rec
 	l.tree = newTree(&s.gens, m.own())
 	l.tree.root.at = pageAddr{ckpt: rec.Root.Checkpoint, off: rec.Root.Offset, n: rec.Root.Bytes}
 	l.at = moment{point: point{Log: m.ID, Segment: rec.Segment, Seq: rec.Seq}, Time: rec.Time, Mark: rec.Mark}
-	l.ckpt, l.epoch = rec.Segment, rec.Epoch
+	l.ckpt, l.epoch, l.wrote, l.vetted = rec.Segment, rec.Epoch, rec.Epoch, b.packed
 }
 
 // loadDetached is load for a branch whose manifest says that nobody has it
@@ -186,7 +189,7 @@ func (s *Store) loadDetached(ctx context.Context, m *manifest) (*loaded, error) 
 	if err != nil {
 		return nil, err
 	}
-	l.beginAt(s, m, rec)
+	l.beginAt(s, m, beginning{rec, true}) // the manifest vouches for it
 	if l.at.Seq != m.Head.Seq {
 		return nil, fmt.Errorf("checkpoint %s is of barrier %d, but the branch was detached at %d: %w",
 			checkpointKey(m.ID, rec.Segment), l.at.Seq, m.Head.Seq, ErrCorrupt)
@@ -270,8 +273,8 @@ func (s *Store) loadFork(ctx context.Context, m *manifest, l *loaded) error {
 				found.packed, err = s.countsIn(ctx, pm, rec.Segment)
 			}
 			return found, err
-		}, func(rec *checkpointRecord) (*loaded, error) {
-			return s.loadSince(ctx, pm, at, rec, m.Fork.Segment, m.Fork.Seq)
+		}, func(b beginning) (*loaded, error) {
+			return s.loadSince(ctx, pm, at, b, m.Fork.Segment, m.Fork.Seq)
 		})
 	})
 	if err != nil {
@@ -338,16 +341,23 @@ func (s *Store) replay(ctx context.Context, m *manifest, l *loaded, pieces []pie
 
 // pieceBatches is what a piece of a log did.
 type pieceBatches struct {
-	packed  *pack       // of a pack
-	batches []wal.Batch // of a segment
-	epoch   uint64      // of a segment
+	packed *pack // of a pack
+	segmentBatches
+}
+
+// segmentBatches is what a segment did.
+type segmentBatches struct {
+	batches []wal.Batch
+	epoch   uint64
+	ckpt    wal.SegmentNo // the newest checkpoint that it knows of
+	live    bool          // it is a journal, and ckpt is not known
 }
 
 func (s *Store) readPiece(ctx context.Context, log BranchID, p piece, live bool) (r pieceBatches, err error) {
 	if p.pack != nil {
 		r.packed, err = s.readPack(ctx, p.pack.id(log), true)
 	} else {
-		r.batches, r.epoch, err = s.segmentBatches(ctx, log, p.from, live)
+		r.segmentBatches, err = s.readSegment(ctx, log, p.from, live)
 	}
 	return r, err
 }
@@ -361,6 +371,11 @@ func (s *Store) replayPiece(ctx context.Context, m *manifest, l *loaded, at piec
 		return true, nil // an orphan: a later writer had ended the log before it
 	}
 	l.epoch = r.epoch
+	if !l.vetted && r.epoch > l.wrote {
+		if l.vetted = true; !r.live && r.ckpt < l.ckpt {
+			return true, fmt.Errorf("%s, before %s: %w", checkpointKey(m.ID, l.ckpt), segmentKey(m.ID, at.from), errStray)
+		}
+	}
 	for j := range r.batches {
 		bt := &r.batches[j]
 		if seq != 0 && bt.Seq > seq {
@@ -388,6 +403,9 @@ func (s *Store) replayPack(ctx context.Context, m *manifest, l *loaded, p *pack,
 		return true, fmt.Errorf("pack %s begins with barrier %d, the log before it ends with %d: %w",
 			p.head.id().key(), p.head.First, l.at.Seq, ErrCorrupt)
 	}
+	if err := s.vet(ctx, m, l, p); err != nil {
+		return true, err
+	}
 	l.epoch = p.epoch(p.head.To)
 	for j := range p.batches {
 		bt := &p.batches[j]
@@ -409,6 +427,26 @@ func (s *Store) replayPack(ctx context.Context, m *manifest, l *loaded, p *pack,
 	}
 	l.at.Segment = max(l.at.Segment, p.head.To)
 	return seq != 0 && l.at.Seq == seq, nil
+}
+
+// vet finds out whether the checkpoint that a tree begins with is a stray one, if the
+// pack has what tells: the first fence after it, which is an object of its own for ever.
+func (s *Store) vet(ctx context.Context, m *manifest, l *loaded, p *pack) error {
+	if l.vetted || p.epoch(p.head.To) <= l.wrote {
+		return nil
+	}
+	l.vetted = true // a writer that was not fenced has left nothing behind
+	for _, n := range p.fences {
+		if n <= l.ckpt || p.epoch(n) <= l.wrote {
+			continue
+		}
+		f, err := s.readFooter(ctx, m.ID, n, false)
+		if err == nil && f.head.Checkpoint < l.ckpt {
+			err = fmt.Errorf("%s, before %s: %w", checkpointKey(m.ID, l.ckpt), segmentKey(m.ID, n), errStray)
+		}
+		return err
+	}
+	return nil
 }
 
 // edges returns blocks whose pages are those that applying the batches takes: of
@@ -465,16 +503,16 @@ func (s *Store) applyEntry(ctx context.Context, m *manifest, l *loaded, n wal.Se
 	return nil
 }
 
-// segmentBatches returns what a segment of a log did, and in which epoch: with live
-// from its journal, if it still is one.
-func (s *Store) segmentBatches(ctx context.Context, log BranchID, n wal.SegmentNo, live bool) ([]wal.Batch, uint64, error) {
+// readSegment returns what a segment of a log did: with live from its journal, if it
+// still is one.
+func (s *Store) readSegment(ctx context.Context, log BranchID, n wal.SegmentNo, live bool) (segmentBatches, error) {
 	if ls := s.findLive(log, n); live && ls != nil && ls.journal.Ref() {
 		defer ls.journal.Unref()
-		return ls.journal.Batches(), ls.journal.Header().Epoch, nil
+		return segmentBatches{batches: ls.journal.Batches(), epoch: ls.journal.Header().Epoch, live: true}, nil
 	}
 	f, err := s.readFooter(ctx, log, n, true)
 	if err != nil {
-		return nil, 0, err
+		return segmentBatches{}, err
 	}
-	return f.batches, f.head.Epoch, nil
+	return segmentBatches{batches: f.batches, epoch: f.head.Epoch, ckpt: f.head.Checkpoint}, nil
 }

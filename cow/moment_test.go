@@ -52,15 +52,15 @@ func (w *world) writeMark(b *Branch, block uint64, m Mark) {
 func (w *world) barriers(id BranchID) (all []moment) {
 	w.t.Helper()
 	for n := wal.SegmentNo(1); ; n++ {
-		batches, _, err := w.store.segmentBatches(context.Background(), id, n, true)
+		r, err := w.store.readSegment(context.Background(), id, n, true)
 		if isNotExist(err) {
 			return all
 		}
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		for i := range batches {
-			all = append(all, momentOf(id, n, &batches[i]))
+		for i := range r.batches {
+			all = append(all, momentOf(id, n, &r.batches[i]))
 		}
 	}
 }

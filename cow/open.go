@@ -325,6 +325,7 @@ func (b *Branch) abandon() {
 	if b.journal != nil {
 		left = append(left, b.journal)
 	}
+	b.abandoned = b.abandoned || len(left) > 0
 	for _, ls := range left {
 		b.store.dropLive(ls)
 		ls.journal.Abandon()

@@ -105,7 +105,15 @@ func (b *Branch) readBlocks(ctx context.Context, p []byte, first uint64) error {
 			}
 		}
 	}
-	if err := b.store.readAddrs(ctx, b.lineage, true, addrs[:n], p); err != nil {
+	err := b.store.readAddrs(ctx, b.lineage, true, addrs[:n], p)
+	b.mu.Lock()
+	if b.abandoned {
+		// Under the number of a journal that was left behind the store may have a
+		// segment of whoever took the branch over.
+		err = b.failed
+	}
+	b.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("read branch %s at block %d: %w", b.id, first, err)
 	}
 	return nil

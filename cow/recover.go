@@ -192,6 +192,10 @@ func (s *Store) recoverJournal(ctx context.Context, r *wal.Recovered) error {
 	switch {
 	case err == nil && f.head.Nonce == r.Nonce():
 		if have, stored := lastSeq(r.Batches()), lastSeq(f.batches); have > stored {
+			if _, err := s.checkChain(ctx, m, h); errors.Is(err, ErrFenced) {
+				// It was an orphan, of which a collection has left the shell.
+				return fmt.Errorf("journal %s: %w", r.Path(), err)
+			}
 			return fmt.Errorf("journal %s goes up to barrier %d, and its segment in the store to %d: another process stored that of a copy: was the state directory copied? %w",
 				r.Path(), have, stored, ErrCorrupt)
 		}

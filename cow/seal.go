@@ -399,6 +399,9 @@ func (s *Store) replaceOrphan(ctx context.Context, key string, head segmentHead,
 	if err != nil {
 		return err
 	}
+	if f.head.Nonce == head.Nonce { // an earlier attempt, which came late
+		return s.checkStored(ctx, key, data)
+	}
 	if f.head.Epoch >= orphans {
 		return fmt.Errorf("segment %s was written by %s in epoch %d: %w", key, f.head.Host, f.head.Epoch, ErrFenced)
 	}

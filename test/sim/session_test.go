@@ -185,7 +185,7 @@ func (w *world) attached(s *session) {
 		}
 	}
 	s.remote = s.dev.Durability() == cow.DurabilityRemote
-	if !b.unsure && s.dev.Durability() != b.durability {
+	if !b.unsure && !s.mayBeFenced() && s.dev.Durability() != b.durability {
 		w.fail("%v: %s has durability %s, not %s", s.inc, b.name, s.dev.Durability(), b.durability)
 	}
 	b.unsure, b.durability = false, s.dev.Durability()
