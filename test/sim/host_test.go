@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -29,13 +30,14 @@ var quiet = slog.New(slog.DiscardHandler)
 
 // host is a machine: a disk, and at most one process at a time.
 type host struct {
-	w      *world
-	name   string
-	mem    *memfs.FS
-	disk   int // counts the disks that it has had
-	inc    *incarnation
-	lives  int
-	paused bool
+	w        *world
+	name     string
+	mem      *memfs.FS
+	disk     int // counts the disks that it has had
+	inc      *incarnation
+	lives    int
+	paused   bool
+	pausedAt time.Time
 }
 
 // incarnation is one life of a host's process.

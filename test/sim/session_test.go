@@ -152,6 +152,9 @@ func (w *world) openBranch(inc *incarnation, b *branch, take cow.TakeOver) {
 			w.mustBe(inc, err, what, cow.ErrInUse, gone, raced)
 			return
 		}
+		if take != cow.TakeOverNone {
+			w.noteSplit(s, try)
+		}
 		w.attached(s)
 	})
 }

@@ -123,7 +123,7 @@ func (w *world) act() bool {
 		{c.crash, func() bool { return w.die(h) }},
 		{c.pause, func() bool {
 			if h.inc != nil {
-				h.paused = !h.paused
+				h.paused, h.pausedAt = !h.paused, time.Now()
 				w.say("pause   %v: %v", h.inc, h.paused)
 			}
 			return h.inc != nil

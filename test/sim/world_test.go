@@ -36,6 +36,7 @@ type world struct {
 	started  int
 
 	collected int // objects that collectors have deleted
+	splits    splits
 
 	mu     sync.Mutex
 	parked []*parked
@@ -171,10 +172,16 @@ func newWorld(seed uint64) *world {
 	w.conf = drawConfig(w.rng)
 	w.conf.collecting = drawCollecting(rand.New(rand.NewPCG(seed, 0x636f6c6c656374)))
 	w.faults = w.conf.faults
+	w.setHosts()
+	return w
+}
+
+// setHosts makes the hosts that the configuration wants.
+func (w *world) setHosts() {
+	w.hosts = nil
 	for i := range w.conf.hosts {
 		w.hosts = append(w.hosts, &host{w: w, name: fmt.Sprintf("h%d", i), mem: memfs.New(memfs.Options{})})
 	}
-	return w
 }
 
 // run is one simulation of some steps.
