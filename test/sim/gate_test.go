@@ -125,8 +125,13 @@ func (w *world) ready() []*parked {
 func (w *world) answer(p *parked, err error) {
 	w.mu.Lock()
 	i := slices.Index(w.parked, p)
-	w.parked = slices.Delete(w.parked, i, i+1)
+	if i >= 0 {
+		w.parked = slices.Delete(w.parked, i, i+1)
+	}
 	w.mu.Unlock()
+	if i < 0 {
+		return // its caller has gone: the task that had begun it ended in the last step
+	}
 	p.err = err
 	close(p.ch)
 }
