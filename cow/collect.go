@@ -290,6 +290,9 @@ func (c *collector) explain(ctx context.Context, v *logView, err error) error {
 	if !isNotExist(err) {
 		return err
 	}
+	if c.s.writes(v.m) {
+		return errOvertaken // the log ends with journals of this process, which are on their way
+	}
 	if now, lerr := c.s.loadLayout(ctx, v.m.ID); lerr == nil && !now.same(v.at) {
 		return errOvertaken
 	}

@@ -1,7 +1,6 @@
 package cow
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,10 +52,12 @@ func (s *Store) beginWith(ctx context.Context, log BranchID, find func(discounte
 			return err
 		})
 		l, err := load(b)
-		if cerr := g.Wait(); cerr != nil {
-			return nil, cmp.Or(err, cerr)
-		}
-		if ok && !errors.Is(err, errStray) {
+		cerr := g.Wait()
+		stray := errors.Is(err, errStray)
+		switch {
+		case cerr != nil && (err == nil || stray):
+			return nil, cerr
+		case cerr != nil || ok && !stray:
 			return l, err
 		}
 		out[b.rec.Segment] = true

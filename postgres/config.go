@@ -29,12 +29,13 @@ type serverConfig struct {
 	sockets   string // directory of the admin socket
 	host      string // loopback address for clients, the branch's own
 	port      int
-	peers     []string // OS users that may be the superuser on the admin socket
-	keep      bool     // BranchSettings.KeepEffects
-	cleaning  bool     // no client and no effect on the outside in this run
-	remote    bool     // a flush is a request to the store
-	group     int      // how many clients there are, roughly: see groupOf
-	cores     int      // processors that they and the server share
+	peers     []string  // OS users that may be the superuser on the admin socket
+	keep      bool      // BranchSettings.KeepEffects
+	cleaning  bool      // no client and no effect on the outside in this run
+	recovery  []setting // to recover to a target in this run
+	remote    bool      // a flush is a request to the store
+	group     int       // how many clients there are, roughly: see groupOf
+	cores     int       // processors that they and the server share
 	overrides map[string]string
 }
 
@@ -70,7 +71,7 @@ func (c *serverConfig) forced() []setting {
 			// The checkpoint after redo is waited for: one sync, no small ones.
 			setting{"checkpoint_flush_after", "0"})
 	}
-	return s
+	return append(s, c.recovery...)
 }
 
 // logLevel is the log_min_messages asked for, if that lets the ready line through.

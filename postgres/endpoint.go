@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"sync"
 	"time"
@@ -255,14 +254,10 @@ func (e *endpoint) open(ctx context.Context, info cow.BranchInfo, watch *stopwat
 	if err != nil {
 		return nil, err
 	}
-	if ps.Template != nil {
-		return nil, ErrTemplate
+	if bs.Recovering != "" {
+		return nil, fmt.Errorf("%w: to @%s", ErrRecovering, bs.Recovering)
 	}
-	in, err := pick(e.m.installations, ps.Major)
-	if err != nil {
-		return nil, err
-	}
-	sockets, err := e.m.layout.makeRun(e.id)
+	spec, err := e.m.specOf(info, ps, bs)
 	if err != nil {
 		return nil, err
 	}
@@ -274,13 +269,6 @@ func (e *endpoint) open(ctx context.Context, info cow.BranchInfo, watch *stopwat
 	if err := e.grow(ctx, info, &bs); err != nil {
 		return nil, err
 	}
-	spec := serverSpec{binDir: in.BinDir, config: serverConfig{
-		major: in.Major, lz4: in.lz4, pgdata: e.m.layout.pgdata(e.id), run: e.m.layout.run(e.id), sockets: sockets,
-		peers: e.m.peers, keep: bs.keeps(), remote: info.Durability == cow.DurabilityRemote,
-		name: info.Project + "/" + info.Name, cores: runtime.GOMAXPROCS(0),
-		group: groupOf(e.m.options.Clients(info.Project, info.Name)),
-	}}
-	spec.config.override(ps.Conf, bs.Conf)
 	if !bs.Ready {
 		f := first{endpoint: e, spec: spec, project: ps, branch: bs, watch: watch}
 		return f.start(ctx)

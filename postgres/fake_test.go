@@ -18,6 +18,7 @@ import (
 
 	"github.com/bough-db/bough/blockdev"
 	"github.com/bough-db/bough/cow"
+	"github.com/bough-db/bough/cow/point"
 )
 
 var pgBin = flag.String("pg-bin", "", "directory of the Postgres to test with (default: the newest installed)")
@@ -283,4 +284,15 @@ func newBench(t *testing.T, change ...func(*Options)) *bench {
 		}
 	})
 	return &bench{Manager: m, t: t, ctx: t.Context(), store: store}
+}
+
+// errNoPast: a store that copies directories has no past.
+var errNoPast = errors.New("this store has no past")
+
+func (f *fakeStore) Resolve(context.Context, cow.BranchID, point.Point) (cow.Barrier, error) {
+	return cow.Barrier{}, errNoPast
+}
+
+func (f *fakeStore) History(context.Context, cow.BranchID, cow.HistoryQuery) (cow.HistoryPage, error) {
+	return cow.HistoryPage{}, errNoPast
 }

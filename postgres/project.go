@@ -85,6 +85,11 @@ func (m *Manager) CreateProject(ctx context.Context, name string, o CreateProjec
 // CreateBranch creates a branch of a branch as that is now, running or not. The
 // parent does not notice. The child has the parent's settings.
 func (m *Manager) CreateBranch(ctx context.Context, project, name string, o CreateBranchOptions) (cow.BranchInfo, error) {
+	return m.createBranch(ctx, project, name, o, func(*BranchSettings) {})
+}
+
+// createBranch is CreateBranch for a branch whose settings are changed before.
+func (m *Manager) createBranch(ctx context.Context, project, name string, o CreateBranchOptions, change func(*BranchSettings)) (cow.BranchInfo, error) {
 	fail := func(err error) (cow.BranchInfo, error) {
 		return cow.BranchInfo{}, fmt.Errorf("create branch %s/%s: %w", project, name, err)
 	}
@@ -107,6 +112,7 @@ func (m *Manager) CreateBranch(ctx context.Context, project, name string, o Crea
 	if o.At.Kind != ask.Head {
 		mine.FromTemplate, mine.FSBytes = false, fsUnknown // as it was then, nobody knows
 	}
+	change(&mine)
 	raw, err := encodeSettings(parent.Settings, mine)
 	if err != nil {
 		return fail(err)

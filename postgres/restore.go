@@ -16,6 +16,9 @@ type RestoreOptions struct {
 	From cow.BranchID
 	// At is the point to go back to. Default: the last barrier.
 	At ask.Point
+	// Own says that it is the branch's own past, whatever From is. Default: it is if From
+	// says so.
+	Own bool
 	// KeepAs is the name of a new branch that has the state before. Default: none.
 	KeepAs string
 }
@@ -34,7 +37,7 @@ func (m *Manager) RestoreBranch(ctx context.Context, project, name string, o Res
 	if err != nil {
 		return fail(err)
 	}
-	own := o.From == "" || o.From == info.ID
+	own := o.Own || o.From == "" || o.From == info.ID
 	settings := func(now json.RawMessage) (json.RawMessage, error) {
 		bs, err := BranchSettingsOf(now)
 		if err != nil {

@@ -35,8 +35,8 @@ const (
 // prepareScript runs as the Postgres user before the server and becomes it. It
 // is a child's work because the daemon must not touch files that it serves.
 //
-// $1 is the data directory, $2 is "first" on a branch's first start, and the
-// rest is the command. A postmaster.pid that is found here is never of a live
+// $1 is the data directory, $2 begins with "first" on a branch's first start and ends
+// with "+recover" if it is to recover to a target, and the rest is the command. A postmaster.pid that is found here is never of a live
 // server: the device has one writer, and that is us, see Manager.Start. It
 // came with the data from the parent, and Postgres would take the parent's
 // live server, or any process with that id, for one of its own.
@@ -45,9 +45,12 @@ cd "$1" || exit 97
 [ -f PG_VERSION ] || { echo "no database in $1" >&2; exit 96; }
 [ -O . ] || exit 97
 rm -f postmaster.pid || exit 96
-if [ "$2" = first ] && [ -n "$(ls -A pg_replslot)" ]; then
-	rm -rf pg_replslot/* && sync -f . || exit 96
-fi
+case "$2" in first*)
+	if [ -n "$(ls -A pg_replslot)" ]; then
+		rm -rf pg_replslot/* && sync -f . || exit 96
+	fi
+esac
+case "$2" in *+recover) : >recovery.signal || exit 96 ;; esac
 shift 2
 exec "$@"
 `
@@ -75,6 +78,8 @@ type serverSpec struct {
 	binDir string
 	config serverConfig
 	first  bool // undo what the parent did to the outside
+	// recover has it recover to config.recovery before it is ready.
+	recover bool
 }
 
 // startServer starts a server and returns it when it takes connections. When
@@ -179,6 +184,9 @@ func (m *Manager) spawn(id cow.BranchID, spec serverSpec) (*server, error) {
 	mode := "again"
 	if spec.first {
 		mode = "first"
+	}
+	if spec.recover {
+		mode += "+recover"
 	}
 	args := append([]string{"-c", prepareScript, "bough", c.pgdata, mode, filepath.Join(spec.binDir, "postgres")}, c.args()...)
 	cmd := exec.Command("/bin/sh", args...)

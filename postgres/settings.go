@@ -49,6 +49,9 @@ type BranchSettings struct {
 	// Restored tells that the branch was restored to its own past, and goes on with
 	// what it does to the outside. It is not inherited.
 	Restored bool `json:"restored,omitempty"`
+	// Recovering is the point of a transaction that the branch is being recovered to. It
+	// does not run before that is done, and is not inherited.
+	Recovering string `json:"recovering,omitempty"`
 	// KeepEffects keeps what reaches out of the branch as it is in the parent:
 	// replication slots, subscriptions, archiving, cron jobs.
 	KeepEffects bool `json:"keep_effects,omitempty"`

@@ -5,6 +5,7 @@ import (
 
 	"github.com/bough-db/bough/blockdev"
 	"github.com/bough-db/bough/cow"
+	"github.com/bough-db/bough/cow/point"
 )
 
 // Store is the catalogue of projects and branches: the part of cow.Store that
@@ -12,6 +13,15 @@ import (
 type Store interface {
 	Projects
 	Branches
+	Moments
+}
+
+// Moments is the past of the branches of a Store.
+type Moments interface {
+	// Resolve returns the barrier that a point names.
+	Resolve(ctx context.Context, id cow.BranchID, p point.Point) (cow.Barrier, error)
+	// History returns barriers of a branch.
+	History(ctx context.Context, id cow.BranchID, q cow.HistoryQuery) (cow.HistoryPage, error)
 }
 
 // Projects are the projects of a Store.

@@ -31,9 +31,8 @@ func (b *backend) CreateBranch(ctx context.Context, project string, req api.Crea
 	if err != nil {
 		return api.CreatedBranch{}, err
 	}
-	br, err := b.endpoint.CreateBranch(ctx, project, req.Name, postgres.CreateBranchOptions{
-		From: req.From, At: at, Durability: cow.Durability(req.Durability),
-	})
+	o := postgres.CreateBranchOptions{From: req.From, At: at, Durability: cow.Durability(req.Durability)}
+	br, err := b.makeBranch(ctx, project, req.Name, o)
 	if errors.Is(err, cow.ErrNotFound) {
 		return api.CreatedBranch{}, branchError(err, project, req.From)
 	}
@@ -50,6 +49,23 @@ func (b *backend) CreateBranch(ctx context.Context, project string, req api.Crea
 	return api.CreatedBranch{
 		Branch: b.view(br, map[cow.BranchID]string{br.ParentID: req.From}), Connection: conn, Fork: fork,
 	}, nil
+}
+
+// makeBranch makes a branch of a barrier, or of a transaction.
+func (b *backend) makeBranch(ctx context.Context, project, name string, o postgres.CreateBranchOptions) (cow.BranchInfo, error) {
+	if !o.At.Exact() {
+		return b.endpoint.CreateBranch(ctx, project, name, o)
+	}
+	if _, err := b.store.Branch(ctx, project, name); err == nil { // before all that work
+		return cow.BranchInfo{}, cow.ErrExists
+	}
+	return b.endpoint.CreateExactBranch(ctx, project, name, postgres.ExactOptions{
+		CreateBranchOptions: o,
+		Hold: func(name string) func() {
+			b.holdThrowaway(project, name)
+			return func() { b.letGo(cow.BranchInfo{Project: project, Name: name}) }
+		},
+	})
 }
 
 // askForFork has a host that has the parent of a new branch attached store its last

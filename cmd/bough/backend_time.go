@@ -143,7 +143,17 @@ func (b *backend) RestoreBranch(ctx context.Context, project, branch string, req
 		return api.RestoredBranch{}, err
 	}
 	defer done()
-	br, err = b.endpoint.RestoreBranch(ctx, project, branch, postgres.RestoreOptions{From: src.ID, At: at, KeepAs: req.KeepAs})
+	o := postgres.RestoreOptions{From: src.ID, At: at, KeepAs: req.KeepAs, Own: src.ID == br.ID}
+	if at.Exact() {
+		// To a branch that ends with the transaction, which is there for that only.
+		exact, err := b.makeExact(ctx, src, at, o.Own)
+		if err != nil {
+			return api.RestoredBranch{}, branchError(err, src.Project, src.Name)
+		}
+		defer b.dropThrowaway(context.WithoutCancel(ctx), exact)
+		o.From, o.At = exact.ID, point.Point{}
+	}
+	br, err = b.endpoint.RestoreBranch(ctx, project, branch, o)
 	if errors.Is(err, cow.ErrExists) {
 		return api.RestoredBranch{}, branchError(err, project, req.KeepAs)
 	}
@@ -195,7 +205,7 @@ func (b *backend) restorable(ctx context.Context, br, src cow.BranchInfo, at poi
 	if h := b.volumes.get(br.ID); h.by == heldByUser {
 		return attachedError(br.Project, br.Name, h.dir)
 	}
-	if at.Kind == point.Head {
+	if at.Kind == point.Head || at.Exact() {
 		return nil
 	}
 	_, err := b.store.Resolve(ctx, src.ID, at)
@@ -320,6 +330,10 @@ func (b *backend) makeThrowaway(ctx context.Context, parent cow.BranchInfo, at s
 	if _, err := b.askForFork(ctx, parent.Project, parent.Name); err != nil {
 		return cow.BranchInfo{}, err
 	}
+	if p.Exact() {
+		br, err := b.makeExact(ctx, parent, p, false)
+		return br, branchError(err, parent.Project, parent.Name)
+	}
 	bar, err := b.store.Resolve(ctx, parent.ID, p)
 	if err != nil {
 		return cow.BranchInfo{}, branchError(err, parent.Project, parent.Name)
@@ -337,6 +351,24 @@ func (b *backend) makeThrowaway(ctx context.Context, parent cow.BranchInfo, at s
 		b.letGo(cow.BranchInfo{Project: parent.Project, Name: name})
 		if !errors.Is(err, cow.ErrExists) {
 			return br, branchError(err, parent.Project, parent.Name)
+		}
+	}
+}
+
+// makeExact makes a branch of a transaction, for one use; dropThrowaway ends that.
+func (b *backend) makeExact(ctx context.Context, parent cow.BranchInfo, p point.Point, keepEffects bool) (cow.BranchInfo, error) {
+	for {
+		name := fmt.Sprintf("at-tx-%08x", rand.Uint32())
+		b.holdThrowaway(parent.Project, name)
+		br, err := b.makeBranch(ctx, parent.Project, name, postgres.CreateBranchOptions{
+			From: parent.Name, At: p, Throwaway: true, KeepEffects: keepEffects,
+		})
+		if err == nil {
+			return br, nil
+		}
+		b.letGo(cow.BranchInfo{Project: parent.Project, Name: name})
+		if !errors.Is(err, cow.ErrExists) {
+			return br, err
 		}
 	}
 }

@@ -11,11 +11,12 @@
 //	                               lsn:0-16B3748 is the same, for names of files
 //	@before-drop                   the barrier of the snapshot with that name
 //	@xid:1234                      just after a transaction's end
+//	@lsn:0/16B3748!                the last transaction whose WAL ends at or before an LSN
 //	@2026-11-25T10:00:00Z!         the last transaction by a time, with any of the
 //	                               forms of a time above
 //	@restore:NAME                  a point that pg_create_restore_point has named
 //
-// The last three are to a transaction, which only Postgres can find: see
+// The last four are to a transaction, which only Postgres can find: see
 // [Point.Exact]. Everything else names a barrier.
 //
 // A time is RFC 3339. A space may stand for the T, seconds may be missing, fractions

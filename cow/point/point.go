@@ -33,7 +33,8 @@ type Point struct {
 	At     time.Time     // of Time
 	Back   time.Duration // of Ago, positive
 	Name   string        // of Snapshot, Restore
-	// ToTransaction says that Time or Ago means the last transaction by then.
+	// ToTransaction says that Time, Ago or LSN means the last transaction by then, and not
+	// the last barrier.
 	ToTransaction bool
 }
 
@@ -60,7 +61,7 @@ func (p Point) String() string {
 	case XID:
 		return "xid:" + strconv.FormatUint(p.Number, 10)
 	case LSN:
-		return fmt.Sprintf("lsn:%X/%X", p.Number>>32, uint32(p.Number))
+		s = fmt.Sprintf("lsn:%X/%X", p.Number>>32, uint32(p.Number))
 	case Time:
 		s = p.At.UTC().Format(time.RFC3339Nano)
 	case Ago:
@@ -122,7 +123,10 @@ func parse(text string, zone *time.Location) (Point, error) {
 		case "seq":
 			return parseSeq(rest)
 		case "lsn":
-			return parseLSN(rest)
+			number, exact := strings.CutSuffix(rest, "!")
+			p, err := parseLSN(number)
+			p.ToTransaction = exact
+			return p, err
 		case "xid":
 			return parseXID(rest)
 		case "restore":
@@ -138,7 +142,7 @@ func parse(text string, zone *time.Location) (Point, error) {
 		at, err := parseTime(body, zone)
 		return Point{Kind: Time, At: at, ToTransaction: exact}, err
 	case exact:
-		return Point{}, errors.New("only a time can end with '!'")
+		return Point{}, errors.New("only a time or an LSN can end with '!'")
 	case isName(text):
 		return Point{Kind: Snapshot, Name: text}, nil
 	}

@@ -35,7 +35,7 @@ func TestParse(t *testing.T) {
 	}{
 		{text: "head"}, {text: "@head", canonical: "head"},
 		{text: "seq:812"}, {text: "seq:18446744073709551615"},
-		{text: "lsn:0/16B3748"}, {text: "lsn:0-16b3748", canonical: "lsn:0/16B3748"}, {text: "lsn:FFFFFFFF/FFFFFFFF"},
+		{text: "lsn:0/16B3748"}, {text: "lsn:0-16b3748", canonical: "lsn:0/16B3748"}, {text: "lsn:FFFFFFFF/FFFFFFFF"}, {text: "lsn:0-16b3748!", canonical: "lsn:0/16B3748!", exact: true},
 		{text: "xid:1234", exact: true}, {text: "restore:before the move, v2", exact: true},
 		{text: "before-drop"}, {text: "2026-11-25"}, {text: "1.2_x-y"},
 		{text: "-10m", canonical: "-10m0s"}, {text: "-1h30m", canonical: "-1h30m0s"}, {text: "-2d", canonical: "-48h0m0s"},
@@ -97,7 +97,7 @@ func TestErrors(t *testing.T) {
 		{"", "--10m", `point "@--10m": "-10m" is not a duration: write it like @-10m, @-1h30m, @-2d or @-1w`},
 		{"", "-10y", `point "@-10y": "10y" is not a duration: write it like @-10m, @-1h30m, @-2d or @-1w`},
 		{"", "-99999999w", `point "@-99999999w": "99999999w" is not a duration: write it like @-10m, @-1h30m, @-2d or @-1w`},
-		{"", "before-drop!", `point "@before-drop!": only a time can end with '!'`},
+		{"", "before-drop!", `point "@before-drop!": only a time or an LSN can end with '!'`},
 		{"", "2026-11-25T10:00:00", `point "@2026-11-25T10:00:00": it has no zone: write 2026-11-25T10:00:00Z, or 2026-11-25T10:00:00+01:00 with the zone that you mean`},
 		{"", "2026-13-25T10:00:00Z", `point "@2026-13-25T10:00:00Z": it is not a time: write it like 2026-11-25T10:00:00Z or 2026-11-25T10:00:00+01:00`},
 		{"", "2026-11-25 10:00 CET", `point "@2026-11-25 10:00 CET": it is not a time: write it like 2026-11-25T10:00:00Z or 2026-11-25T10:00:00+01:00`},

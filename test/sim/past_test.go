@@ -80,6 +80,9 @@ func (w *world) lookBack(inc *incarnation, b *branch) bool {
 			w.mayFailOn(inc, b, own, asked, err, what)
 			return
 		}
+		if own != nil && own.mayBeFenced() {
+			return // the number may be that of another barrier by now, of whoever took it over
+		}
 		if err := h.matchAt(p, got); err != nil {
 			w.fail("I2: %v: %s: %w", inc, what, err)
 		}
