@@ -106,20 +106,15 @@ func (r *recovery) search(ctx context.Context, p ask.Point) (uint64, error) {
 	switch {
 	case seen.aborted:
 		return 0, r.noPoint(p, head, "that transaction was rolled back")
-	case !seen.ended && seen.next > 0 && uint32(p.Number) >= seen.next:
-		return 0, r.noPoint(p, head, "there is no such transaction yet: the next one is %d", seen.next)
 	case !seen.ended:
-		return 0, r.noPoint(p, head, "that transaction has not ended")
+		return 0, r.noPoint(p, head, "no such transaction has ended yet; those before %d have begun", seen.next)
 	}
 	// It had ended before the last checkpoint: between a barrier before which it had not,
 	// and one by which it had.
 	lo, hi := wal.Seq(0), head.Seq
 	for hi > lo+1 {
 		mid := lo + (hi-lo)/2
-		b, err := r.resolve(ctx, ask.Point{Kind: ask.Seq, Number: uint64(mid)})
-		if pe, ok := errors.AsType[*cow.PointError](err); ok && pe.Nearest != nil {
-			b, err = *pe.Nearest, nil
-		}
+		b, err := r.nearest(ctx, mid)
 		if err != nil {
 			return 0, err
 		}
@@ -142,7 +137,8 @@ func (r *recovery) search(ctx context.Context, p ask.Point) (uint64, error) {
 	return 0, r.noPoint(p, head, "it is before the history, or what its WAL was in is not kept any more")
 }
 
-// searchName looks for a restore point, from the last barrier backwards.
+// searchName looks for a restore point, from the last barrier backwards: in the WAL of
+// each since its last checkpoint, and then of the last one before that checkpoint ended.
 func (r *recovery) searchName(ctx context.Context, p ask.Point, b cow.Barrier) (uint64, error) {
 	head := b
 	for {
@@ -150,22 +146,40 @@ func (r *recovery) searchName(ctx context.Context, p ask.Point, b cow.Barrier) (
 		if err != nil || seen.lsn > 0 {
 			return seen.lsn, err
 		}
-		// The last barrier that has all of the WAL before what this one has.
-		prev, err := r.resolve(ctx, ask.Point{Kind: ask.LSN, Number: seen.redo + cow.MarkBytes})
-		if err == nil && prev.Seq >= b.Seq {
-			prev, err = r.resolve(ctx, ask.Point{Kind: ask.Seq, Number: uint64(b.Seq - 1)})
+		lo, hi := cow.Barrier{}, b.Seq
+		for hi > lo.Seq+1 {
+			mid, err := r.nearest(ctx, lo.Seq+(hi-lo.Seq)/2)
+			if err != nil {
+				return 0, err
+			}
+			if mid.Seq <= lo.Seq || mid.Seq >= hi {
+				hi = lo.Seq + (hi-lo.Seq)/2 // nothing between is kept
+				continue
+			}
+			then, err := r.probe(ctx, mid, ask.Point{})
+			if err != nil {
+				return 0, err
+			}
+			if then.redo < seen.redo {
+				lo = mid
+			} else {
+				hi = mid.Seq
+			}
 		}
-		if pe, ok := errors.AsType[*cow.PointError](err); ok && pe.Nearest != nil && pe.Nearest.Seq < b.Seq {
-			prev, err = *pe.Nearest, nil
-		}
-		if errors.Is(err, cow.ErrNoPoint) || err == nil && prev.Seq >= b.Seq {
+		if lo.Seq == 0 {
 			return 0, r.noPoint(p, head, "no restore point has that name")
 		}
-		if err != nil {
-			return 0, err
-		}
-		b = prev
+		b = lo
 	}
+}
+
+// nearest returns the barrier of that number, or the one that is kept next to it.
+func (r *recovery) nearest(ctx context.Context, seq wal.Seq) (cow.Barrier, error) {
+	b, err := r.resolve(ctx, ask.Point{Kind: ask.Seq, Number: uint64(seq)})
+	if pe, ok := errors.AsType[*cow.PointError](err); ok && pe.Nearest != nil {
+		return *pe.Nearest, nil
+	}
+	return b, err
 }
 
 // sighting is what the WAL of one barrier, since its last checkpoint, says.
@@ -177,7 +191,8 @@ type sighting struct {
 	redo    uint64 // where the WAL that was looked at begins
 }
 
-// probe looks for a transaction or a restore point in the WAL of a barrier.
+// probe looks for a transaction or a restore point in the WAL of a barrier; for no more
+// than where that WAL begins if p is neither.
 func (r *recovery) probe(ctx context.Context, b cow.Barrier, p ask.Point) (s sighting, err error) {
 	src, done, err := r.throwaway(ctx, b)
 	if err != nil {
@@ -197,7 +212,7 @@ func (r *recovery) probe(ctx context.Context, b cow.Barrier, p ask.Point) (s sig
 		return s, err
 	}
 	w := &prober{m: r.m, bin: in.BinDir, pgdata: r.m.layout.pgdata(src.ID)}
-	if err := w.control(ctx, &s); err != nil {
+	if err := w.control(ctx, &s); err != nil || p.Kind == ask.Head {
 		return s, err
 	}
 	if err := w.scan(ctx, p, &s); err != nil {

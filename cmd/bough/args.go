@@ -86,7 +86,9 @@ func readPoint(text string) (at string, err error) {
 
 // pointHelp is what the help of the commands that take a point says.
 const pointHelp = "\n\nA POINT is a time (@2026-11-25T10:00:00Z, local without a zone), how long ago (@-10m),\n" +
-	"@seq:N, @lsn:X/Y or the name of a snapshot; `bough log` lists them."
+	"@seq:N, @lsn:X/Y or the name of a snapshot; `bough log` lists them. To a single\n" +
+	"transaction: @xid:N, a time or an LSN with a ! behind it, or @restore:NAME for what\n" +
+	"pg_create_restore_point has named; that takes a second or so."
 
 // newBranchArg is branchArg for a branch that is being named: PROJECT alone is
 // not enough, because main exists.

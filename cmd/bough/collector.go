@@ -37,6 +37,9 @@ type collector struct {
 	// everything done.
 	changes, bytes int64
 	unsettled      bool // there is more to do
+	// seen is the number of changes at the last look, and changedAt when it last grew.
+	seen      int64
+	changedAt time.Time
 }
 
 const (
@@ -47,6 +50,9 @@ const (
 	// collectLook is how often it looks, at counters of its own process, whether a
 	// round is due.
 	collectLook = 10 * time.Second
+	// collectCalm is how long after the last change a round has to begin for it to have met
+	// all that the change has left: what is more recent is left alone.
+	collectCalm = 20 * time.Minute
 	// turnPuts is how many puts the collector's turn itself takes.
 	turnPuts = 2
 )
@@ -84,6 +90,9 @@ func (c *collector) due() bool {
 	changes, bytes := c.changed()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if changes != c.seen {
+		c.seen, c.changedAt = changes, c.now()
+	}
 	age := c.now().Sub(c.begun)
 	switch {
 	case age >= collectDaily:
@@ -91,7 +100,7 @@ func (c *collector) due() bool {
 	case c.historyBytes > 0 && bytes-c.bytes > max(c.historyBytes/8, 64<<20) && age >= c.every/10:
 		return true // there may soon be more history than there may be
 	}
-	return age >= c.every && (c.unsettled || changes != c.changes)
+	return age >= c.every && (c.unsettled || changes != c.changes || c.begun.Sub(c.changedAt) < collectCalm)
 }
 
 // round collects once, if it is this host's turn.
@@ -114,6 +123,7 @@ func (c *collector) round(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.changes, c.bytes, c.unsettled = changes, bytes, did || err != nil
+	c.seen, _ = c.changed() // but for its own
 	if rep != nil {
 		c.changes += turnPuts
 	}
