@@ -1,6 +1,9 @@
 package api
 
-import "context"
+import (
+	"context"
+	"net/http"
+)
 
 // Backend does the work behind a [Server]. Names that reach it are valid.
 // Every method may be called concurrently, honours its context, and returns an
@@ -66,6 +69,8 @@ type Daemon interface {
 	Version() Version
 	// Status says what it does.
 	Status(ctx context.Context) (Status, error)
+	// Metrics answers with what the daemon counts, in Prometheus' format.
+	Metrics(w http.ResponseWriter, r *http.Request)
 	// Verify checks what is stored and calls emit with progress and problems;
 	// it stops when emit returns an error.
 	Verify(ctx context.Context, scope VerifyScope, emit func(VerifyEvent) error) (VerifyResult, error)

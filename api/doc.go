@@ -47,6 +47,7 @@
 //	POST   /bough/v1/verify                                         VerifyScope; answers JSON lines
 //	POST   /bough/v1/gc                                             Collect
 //	POST   /bough/v1/usage
+//	GET    /metrics                                                 for Prometheus
 //	GET    /debug/pprof/…, /debug/vars                              profiles and counters
 //
 // # Format

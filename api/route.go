@@ -119,6 +119,7 @@ func (s *Server) routes() *http.ServeMux {
 	s.timeRoutes(mux, project, branch)
 	s.upkeepRoutes(mux, root)
 
+	mux.HandleFunc("GET /metrics", b.Metrics)
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
 	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)

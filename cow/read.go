@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/bough-db/bough/cache"
 	"github.com/bough-db/bough/objstore"
@@ -15,6 +16,7 @@ import (
 // checksum taken when it was written: what does not match is read again from
 // the store once, and is an error that wraps ErrCorrupt if it still does not.
 func (b *Branch) ReadAt(ctx context.Context, p []byte, off int64) error {
+	defer b.store.took.read.since(time.Now())
 	b.mu.Lock()
 	err := checkRange(off, int64(len(p)), b.size)
 	b.counters.reads++

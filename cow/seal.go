@@ -223,6 +223,7 @@ func (b *Branch) upload(ls *liveSegment) {
 	b.mu.Lock()
 	ls.stored, ls.index = true, index
 	b.putTook = time.Since(began)
+	b.store.took.upload.since(began)
 	n := 0
 	for n < len(b.queue) && b.queue[n].stored {
 		b.stored = b.queue[n].number

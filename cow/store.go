@@ -150,6 +150,8 @@ type Store struct {
 	frameFlights flights[cache.Key, []byte]
 	indexFlights flights[objectID, *blockIndex]
 
+	took struct{ read, write, flush, upload stopwatch }
+
 	ctx    context.Context // ends with the Store
 	cancel context.CancelFunc
 

@@ -14,6 +14,7 @@ import (
 // after a crash it is there whole or not at all. In write-through mode it is
 // durable when WriteAt returns nil.
 func (b *Branch) WriteAt(ctx context.Context, p []byte, off int64) error {
+	defer b.store.took.write.since(time.Now())
 	b.mu.Lock()
 	if err := checkRange(off, int64(len(p)), b.size); err != nil {
 		b.mu.Unlock()
@@ -238,6 +239,7 @@ func (b *Branch) discard(ctx context.Context, kind wal.Kind, off, n int64) error
 // Flush returns nil only when every write that completed before it was called
 // is durable. Concurrent flushes share one sync of the journal.
 func (b *Branch) Flush(context.Context) error {
+	defer b.store.took.flush.since(time.Now())
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.counters.flushes++

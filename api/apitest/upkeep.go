@@ -2,6 +2,8 @@ package apitest
 
 import (
 	"context"
+	"io"
+	"net/http"
 	"time"
 
 	"github.com/bough-db/bough/api"
@@ -54,4 +56,9 @@ func (b *Backend) SetProject(ctx context.Context, name string, req api.SetProjec
 		p.History = *req.History
 	}
 	return *p, nil
+}
+
+// Metrics implements [api.Daemon].
+func (b *Backend) Metrics(w http.ResponseWriter, _ *http.Request) {
+	_, _ = io.WriteString(w, "bough_up 1\n") // whoever has gone is told nothing
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -55,6 +56,7 @@ type backend struct {
 	throwaways map[string]bool
 
 	running running
+	metrics http.Handler
 }
 
 var _ api.Backend = (*backend)(nil)

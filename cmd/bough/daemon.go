@@ -268,6 +268,7 @@ func (o *serve) openBackend(_ context.Context, d *daemon) (err error) {
 		return err
 	}
 	d.backend.door = d.door
+	d.backend.metrics = newMetrics(d.backend)
 	d.api = api.NewServer(d.backend, api.Options{Logger: d.log})
 	conn, err := api.Listen(d.socket)
 	if err != nil {
