@@ -16,6 +16,7 @@ var TimingBounds = func() (all [20]time.Duration) {
 
 // Timing is how long something took, each time.
 type Timing struct {
+	// Count is how often, and Sum how long in all.
 	Count uint64
 	Sum   time.Duration
 	// Classes counts by duration: class i those up to TimingBounds[i] that are beyond the
@@ -25,6 +26,8 @@ type Timing struct {
 
 // Timings says how long the Store's branches took to answer, and uploads to be stored.
 type Timings struct {
+	// Read, Write and Flush are what was asked of branches; Upload is from the sealing of a
+	// journal until its segment is stored.
 	Read, Write, Flush, Upload Timing
 }
 
