@@ -15,26 +15,40 @@ import (
 // verify is `bough verify`.
 type verify struct {
 	*app
-	quick bool
+	quick, bootIt bool
+	store         string
 }
 
 func (a *app) verifyCmd() *cobra.Command {
 	o := &verify{app: a}
 	cmd := &cobra.Command{
-		Use:   "verify [PROJECT[/BRANCH]]",
+		Use:   "verify [PROJECT[/BRANCH[@POINT]]]",
 		Short: "Check that everything stored is whole",
 		Long: "Read everything that a branch, a project or the whole store can reach and check\n" +
-			"it against its checksums. With problems it exits with 1 and names each one.",
-		Example:           "  bough verify\n  bough verify demo/dev",
-		Args:              wantArgs("[PROJECT[/BRANCH]]"),
+			"it against its checksums. With problems it exits with 1 and names each one.\n\n" +
+			"With --store it needs no daemon, changes nothing, and checks what the store has: what a\n" +
+			"host has not stored yet is not looked at.\n\n" +
+			"With --boot it starts a branch of that moment, for this only, has pg_amcheck look at\n" +
+			"every table and index and pg_checksums at every page, and says what they found.",
+		Example: "  bough verify\n  bough verify demo/dev\n  bough verify --store 's3://bucket/prefix?region=eu-central-1'\n" +
+			"  bough verify --boot demo@-1d",
+		Args:              wantArgs("[PROJECT[/BRANCH[@POINT]]]"),
 		ValidArgsFunction: a.completeBranch(cobra.ShellCompDirectiveNoFileComp),
 		RunE:              o.run,
 	}
+	cmd.Flags().StringVar(&o.store, "store", "", "check this store, a directory or s3:// URL, without a daemon")
+	cmd.Flags().BoolVar(&o.bootIt, "boot", false, "start a branch of it and have Postgres's own tools check that")
 	cmd.Flags().BoolVar(&o.quick, "quick", false, "do not read the data itself, only what describes it")
 	return cmd
 }
 
 func (o *verify) run(cmd *cobra.Command, args []string) error {
+	if o.bootIt {
+		if len(args) == 0 || o.quick || o.store != "" {
+			return usagef("--boot wants a branch, and neither --quick nor --store: `bough verify --boot PROJECT/BRANCH[@POINT]`")
+		}
+		return o.boot(cmd, args[0])
+	}
 	scope := api.VerifyScope{Quick: o.quick}
 	if len(args) > 0 {
 		project, branch, err := branchArg(args[0])
@@ -49,7 +63,11 @@ func (o *verify) run(cmd *cobra.Command, args []string) error {
 	enc := json.NewEncoder(o.out)
 	p := o.progress("checking")
 	var problems []api.VerifyProblem
-	result, err := o.client().Verify(cmd.Context(), scope, func(ev api.VerifyEvent) {
+	check := o.client().Verify
+	if o.store != "" {
+		check = o.checkStore
+	}
+	result, err := check(cmd.Context(), scope, func(ev api.VerifyEvent) {
 		if o.json {
 			_ = enc.Encode(ev) // an output that is gone is noticed at the end
 		}
