@@ -208,7 +208,8 @@ func (s *Store) attachReserved(ctx context.Context, m *manifest, tag string, opt
 }
 
 // Close gives the branch back. The last Close detaches it: everything is
-// flushed, stored and checkpointed, and the branch is free for other hosts. If
+// flushed, stored and checkpointed, and the branch is free for other hosts; an earlier
+// one says whether the branch has failed. If
 // ctx ends before that, or the branch has failed, the journals stay on disk and
 // the branch stays this host's.
 func (b *Branch) Close(ctx context.Context) error {
@@ -218,7 +219,15 @@ func (b *Branch) Close(ctx context.Context) error {
 	last := b.refs == 0
 	o := s.open[b.id]
 	s.mu.Unlock()
-	if !last || o == nil || o.branch != b {
+	if o == nil || o.branch != b {
+		return nil
+	}
+	if !last {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if b.failed != nil {
+			return fmt.Errorf("close branch %s: %w", b.id, b.failed)
+		}
 		return nil
 	}
 	return s.detach(ctx, o)

@@ -18,7 +18,7 @@ type branchSet struct {
 	durability         string
 	protect, unprotect bool
 	expires            string
-	history            string
+	history            historySetting
 }
 
 func (a *app) branchSetCmd() *cobra.Command {
@@ -43,7 +43,7 @@ func (a *app) branchSetCmd() *cobra.Command {
 	cmd.Flags().BoolVar(&o.protect, "protect", false, "keep it from being deleted, restored and reset")
 	cmd.Flags().BoolVar(&o.unprotect, "unprotect", false, "let it be deleted, restored and reset again")
 	cmd.Flags().StringVar(&o.expires, "expires", "", "delete it by itself: in how long, such as 7d, at a time, or never")
-	historyFlag(cmd, &o.history, "which of its moments are kept, or default")
+	o.history.flags(cmd, "which of its moments are kept, or default")
 	return cmd
 }
 
@@ -98,7 +98,7 @@ func (o *branchSet) run(cmd *cobra.Command, args []string) error {
 	if req.Expires, err = o.expiresArg(o.expires); err != nil {
 		return err
 	}
-	if req.History, err = historyArg(o.history); err != nil {
+	if req.History, err = o.history.arg(); err != nil {
 		return err
 	}
 	if o.protect && o.unprotect {
@@ -108,7 +108,7 @@ func (o *branchSet) run(cmd *cobra.Command, args []string) error {
 		req.Protected = &o.protect
 	}
 	if req == (api.SetBranch{}) {
-		return usagef("nothing to set: give --durability, --protect, --unprotect, --expires or --history")
+		return usagef("nothing to set: give --durability, --protect, --unprotect, --expires, --history or --resolution")
 	}
 	p := o.progress("setting " + project + "/" + name)
 	b, err := o.client().SetBranch(cmd.Context(), project, name, req)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -11,8 +12,11 @@ import (
 // projectSet is `bough project set`.
 type projectSet struct {
 	*app
-	history string
+	history historySetting
 }
+
+// historySetting is --history and --resolution.
+type historySetting struct{ history, resolution string }
 
 func (a *app) projectSetCmd() *cobra.Command {
 	o := &projectSet{app: a}
@@ -25,7 +29,7 @@ func (a *app) projectSetCmd() *cobra.Command {
 		ValidArgsFunction: a.completeProject,
 		RunE:              o.run,
 	}
-	historyFlag(cmd, &o.history, "which moments of its branches are kept, or default")
+	o.history.flags(cmd, "which moments of its branches are kept, or default")
 	return cmd
 }
 
@@ -37,16 +41,28 @@ const historyHelp = "Its history says which moments of the past are kept: all of
 // historyDefault takes a history of one's own away.
 const historyDefault = "default"
 
-// historyFlag adds --history.
-func historyFlag(cmd *cobra.Command, p *string, usage string) {
-	cmd.Flags().StringVar(p, "history", "", usage)
+// flags adds --history and --resolution.
+func (h *historySetting) flags(cmd *cobra.Command, usage string) {
+	cmd.Flags().StringVar(&h.history, "history", "", usage)
+	cmd.Flags().StringVar(&h.resolution, "resolution", "", "keep one moment of each interval only, such as 1m, of a --history that is an age")
 	// The only error is a flag that does not exist.
 	_ = cmd.RegisterFlagCompletionFunc("history", cobra.FixedCompletions(
 		[]cobra.Completion{"7d", "30d", "none", historyDefault}, cobra.ShellCompDirectiveNoFileComp))
 }
 
-// historyArg checks the value of --history; nil is none.
-func historyArg(text string) (*string, error) {
+// arg checks the values of the flags; nil is none.
+func (h *historySetting) arg() (*string, error) {
+	text := h.history
+	if h.resolution != "" {
+		if text == "" {
+			text = "7d"
+		}
+		text = fmt.Sprintf("one every %s for %s", h.resolution, text)
+		if _, err := historyOf(text); err != nil {
+			return nil, usagef("--resolution %q: give an interval, such as 1m, and with --history an age, such as 7d", h.resolution)
+		}
+		return &text, nil
+	}
 	switch text {
 	case "":
 		return nil, nil
@@ -65,11 +81,11 @@ func (o *projectSet) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	var req api.SetProject
-	if req.History, err = historyArg(o.history); err != nil {
+	if req.History, err = o.history.arg(); err != nil {
 		return err
 	}
 	if req == (api.SetProject{}) {
-		return usagef("nothing to set: give --history")
+		return usagef("nothing to set: give --history or --resolution")
 	}
 	p, err := o.client().SetProject(cmd.Context(), name, req)
 	if err != nil {
