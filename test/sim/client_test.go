@@ -250,6 +250,11 @@ func (w *world) create(inc *incarnation, parent *branch) {
 			return
 		}
 		b.id, b.created = info.ID, yes
+		if limit != never && own != nil && own.mayBeFenced() {
+			// The number may have been that of another barrier by then, of whoever took the
+			// parent over: what it began with is not known.
+			w.branches = slices.DeleteFunc(w.branches, func(o *branch) bool { return o == b })
+		}
 	})
 	t.lost = made
 }
