@@ -82,7 +82,9 @@ type Branch struct {
 	recording atomic.Pointer[startRecorder]
 
 	streams    streams
-	ckptMu     patientLock // one checkpoint is written at a time
+	ckptMu     patientLock   // one checkpoint is written at a time
+	triedCkpt  wal.SegmentNo // the newest that was begun; under ckptMu
+	inherited  inherited     // the same
 	background sync.WaitGroup
 }
 

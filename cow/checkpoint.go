@@ -65,6 +65,8 @@ type checkpointWriter struct {
 	seed  uint32 // of the pages' checksums
 	pages int
 	at    map[*node]pageAddr // where nodes are saved, once the object is stored
+	// Where earlier checkpoints of this branch have the nodes of its ancestors.
+	inherited map[*node]pageAddr
 	// Copies of the saved nodes for the page cache, without pointers to others.
 	fresh map[pageAddr]*node
 }
@@ -121,7 +123,21 @@ func (w *checkpointWriter) saved(n *node) pageAddr {
 	if p := n.saved.Load(); p != nil && n.log == w.log {
 		return *p
 	}
+	if at, ok := w.inherited[n]; ok {
+		return at
+	}
 	return w.at[n]
+}
+
+// inherited remembers where checkpoints of a branch have the nodes of its ancestors,
+// for the trees that were cut before the branch's own let go of those nodes: they still
+// have the nodes, where the branch's next ones have the pages. Of any two checkpoints
+// the later one refers to no page of an earlier one that the one between them does not
+// refer to, which is what a collection goes by: so each has to save a node once.
+type inherited struct {
+	at map[*node]pageAddr
+	// Trees of a generation from this one on were cut after all of the nodes had gone.
+	gone uint64
 }
 
 // checkpoint writes the tree that was cut and then lets the branch's tree go of
@@ -129,10 +145,18 @@ func (w *checkpointWriter) saved(n *node) pageAddr {
 func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 	b.ckptMu.Lock()
 	defer b.ckptMu.Unlock()
+	if c.at.Segment < b.triedCkpt {
+		return nil // a later one was quicker: this one would refer to its pages
+	}
+	b.triedCkpt = c.at.Segment
 	w := &checkpointWriter{
 		log: b.log, ckpt: c.at.Segment, seed: pageSeed(b.id, c.at.Segment),
 		at: map[*node]pageAddr{}, fresh: map[pageAddr]*node{},
 	}
+	if c.tree.gen >= b.inherited.gone {
+		b.inherited.at = nil
+	}
+	w.inherited = b.inherited.at
 	root, err := w.save(&c.tree.root, topLevel, 0)
 	if err != nil {
 		return err
@@ -153,8 +177,14 @@ func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 		// tree can not name this one's log.
 		if n.log == b.log {
 			n.saved.Store(&at)
+			continue
 		}
+		if b.inherited.at == nil {
+			b.inherited.at = map[*node]pageAddr{}
+		}
+		b.inherited.at[n] = at
 	}
+	w.inherited = b.inherited.at
 	b.mu.Lock()
 	b.savedCkpt = max(b.savedCkpt, c.at.Segment)
 	b.mu.Unlock()
@@ -166,6 +196,7 @@ func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 	b.treeMu.Lock()
 	defer b.treeMu.Unlock()
 	b.tree.release(w.saved)
+	b.inherited.gone = b.tree.gens.next()
 	return nil
 }
 

@@ -306,5 +306,18 @@ func (s *Store) checkChain(ctx context.Context, m *manifest, h wal.Header) (ckpt
 		return 0, fmt.Errorf("it begins with barrier %d, the log ends with %d: barriers are missing: %w",
 			h.FirstSeq, before.last, ErrCorrupt)
 	}
+	if h.Epoch == before.epoch || h.Segment == 1 {
+		return before.ckpt, nil
+	}
+	// The writer began where the last one had detached, for else a fence would come
+	// before its first segment: with the checkpoint that this one ended with, which was
+	// put when its last segment had been.
+	rec, err := s.readCheckpoint(ctx, m.ID, h.Segment-1)
+	switch {
+	case err == nil && rec.Seq == before.last:
+		return rec.Segment, nil
+	case err != nil && !isNotExist(err):
+		return 0, err
+	}
 	return before.ckpt, nil
 }
