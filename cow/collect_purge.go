@@ -212,8 +212,10 @@ func (c *collector) sweepUnclaimed(ctx context.Context, id BranchID) error {
 	if c.o.DryRun {
 		return nil
 	}
+	name := m.Name
 	_, err = c.s.updateManifest(ctx, id, func(m *manifest) error {
-		if m.Epoch > 0 || !m.Deleted.IsZero() {
+		// If it was renamed meanwhile the name that was looked up is that of before.
+		if m.Epoch > 0 || !m.Deleted.IsZero() || m.Name != name {
 			return errOvertaken
 		}
 		m.Deleted = c.s.now().UTC()

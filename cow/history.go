@@ -103,6 +103,9 @@ func (h *history) chapter(ctx context.Context, i int) (*chapter, error) {
 			return nil, nil
 		}
 		pm, _, err := h.s.readManifest(ctx, m.Fork.Log)
+		if err == nil {
+			_, err = h.s.pickUp(ctx, m.Fork.Log)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("history of %s before it left %s: %w", m.ID, m.Fork.Log, err)
 		}

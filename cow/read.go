@@ -65,6 +65,17 @@ func inBlocks(p []byte, off int64, read func(p []byte, first uint64) error) erro
 	return nil
 }
 
+// unlessFenced returns err, for which nothing could be read; or ErrFenced, if another
+// host has the branch by now, and so collects what this one still looks for.
+func (b *Branch) unlessFenced(ctx context.Context, err error) error {
+	if errors.Is(err, ErrCorrupt) {
+		if rerr := b.Recheck(ctx); errors.Is(rerr, ErrFenced) {
+			return rerr
+		}
+	}
+	return err
+}
+
 // readBlocks fills p, at most requestBlocks whole blocks, from block first.
 func (b *Branch) readBlocks(ctx context.Context, p []byte, first uint64) error {
 	var (
@@ -99,7 +110,7 @@ func (b *Branch) readBlocks(ctx context.Context, p []byte, first uint64) error {
 	if rest > 0 {
 		var at [requestBlocks]addr
 		if err := b.lookup(ctx, first, at[:n]); err != nil {
-			return err
+			return b.unlessFenced(ctx, err)
 		}
 		for i := range n {
 			if !have[i] {
@@ -116,7 +127,7 @@ func (b *Branch) readBlocks(ctx context.Context, p []byte, first uint64) error {
 	}
 	b.mu.Unlock()
 	if err != nil {
-		return fmt.Errorf("read branch %s at block %d: %w", b.id, first, err)
+		return fmt.Errorf("read branch %s at block %d: %w", b.id, first, b.unlessFenced(ctx, err))
 	}
 	return nil
 }

@@ -281,6 +281,8 @@ func (w *world) deleteBranch(inc *incarnation, b *branch) {
 	what := "delete " + b.name
 	before := b.deleted
 	b.deleted = maybe
+	b.deletions++
+	n := b.deletions
 	w.start(inc, what, func(ctx context.Context) error {
 		return inc.store.DeleteBranch(ctx, project, b.name)
 	}, func(err error) {
@@ -288,7 +290,9 @@ func (w *world) deleteBranch(inc *incarnation, b *branch) {
 		case err == nil:
 			b.deleted = yes
 		case errors.Is(err, cow.ErrInUse):
-			b.deleted = before
+			if n == b.deletions { // else another one is under way
+				b.deleted = before
+			}
 		default:
 			w.mustBe(inc, err, what, cow.ErrNotFound)
 		}

@@ -25,8 +25,10 @@ type branch struct {
 	id      cow.BranchID
 	created fact
 	deleted fact
-	back    clock // when it was brought back last
-	busy    bool  // its record is being changed
+	// How often somebody has begun to delete it.
+	deletions int
+	back      clock // when it was brought back last
+	busy      bool  // its record is being changed
 	// now is the history that the next who attaches the branch goes on from.
 	now *history
 	// durability as last set; known unless setting it failed.
@@ -191,7 +193,9 @@ func (w *world) attached(s *session) {
 	if !b.unsure && !s.mayBeFenced() && s.dev.Durability() != b.durability {
 		w.fail("%v: %s has durability %s, not %s", s.inc, b.name, s.dev.Durability(), b.durability)
 	}
-	b.unsure, b.durability = false, s.dev.Durability()
+	if !s.mayBeFenced() { // else it has what another host may have changed since
+		b.unsure, b.durability = false, s.dev.Durability()
+	}
 	w.settle(s)
 }
 
