@@ -17,6 +17,9 @@ RACE     := vfs wal cache objstore cow blockdev branchfs postgres proxy api
 # The S3 server of the tests; one that is named must be there.
 S3       := BOUGH_VERSITYGW=$(CURDIR)/bin/versitygw
 
+# Servers of other Postgres versions; without npm the tests that want them are skipped.
+POSTGRES  = $(if $(wildcard bin/postgres/18),BOUGH_POSTGRES=$(CURDIR)/bin/postgres)
+
 # make run
 ifeq ($(shell id -u),0)
 BOUGH_STATE   ?= /var/lib/bough
@@ -37,8 +40,8 @@ build: ## build the static binary bin/bough
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bough ./cmd/bough
 
 .PHONY: test
-test: deps lint build bin/versitygw ## all checks and tests, end to end included
-	$(S3) $(GO) test -timeout 15m ./...
+test: deps lint build bin/versitygw postgres ## all checks and tests, end to end included
+	$(S3) $(POSTGRES) $(GO) test -timeout 15m ./...
 	$(S3) $(GO) test -timeout 10m -race -short \
 	  $$($(GO) list ./... | grep -E '/bough/($(subst $() ,|,$(RACE)))(/|$$)')
 
@@ -82,6 +85,11 @@ clean: ## remove what was built
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: postgres
+postgres:
+	@[ -d bin/postgres/18 ] || scripts/install-postgres.sh bin/postgres || \
+	  echo "no servers of Postgres 16 to 18: what is tested on them is skipped" >&2
 
 # Tools are pinned in a module of their own, so that they never reach go.mod.
 bin/staticcheck: tools/go.mod tools/go.sum

@@ -44,7 +44,9 @@
 // page has been written twice more, each time in a later batch, and nothing was heard
 // of the WAL meanwhile: that is how a new timeline, a new cluster, pg_resetwal and a
 // data directory put back from a copy are found, with the second commit there. A
-// timeline that goes on right behind the last page is followed at once.
+// timeline that goes on right behind the last page is followed at once, and so is the
+// first page of the next file, whatever is missing before it: pg_switch_wal leaves the
+// rest of a file empty.
 //
 // The first page of a WAL file that is ever seen on a device is taken at face value.
 // After a device was opened the places are not known: then the first page of the right

@@ -163,6 +163,9 @@ func (t *Tracker) follow(h *Header, block uint64) bool {
 		t.put(h.Addr, block)
 	case h.Addr <= t.at:
 		return false // the past is not written again elsewhere
+	case t.beginsNext(h) && !t.isCopy(h.Addr, block):
+		t.switchTo(t.identity, h, block)
+		return true
 	case h.Addr > t.at+aheadMax || t.isCopy(h.Addr, block):
 		return false
 	case seen && t.adjoins(h.Addr, here):
@@ -174,6 +177,13 @@ func (t *Tracker) follow(h *Header, block uint64) bool {
 	t.alive, t.tail, t.latest = t.batch, nil, h.Addr
 	t.learn(h)
 	return true
+}
+
+// beginsNext tells whether a page is the first of the next file, with pages missing
+// before it: those that pg_switch_wal has left empty. Postgres makes a file durable
+// before it writes to the next one, so that nothing else can be on its way.
+func (t *Tracker) beginsNext(h *Header) bool {
+	return h.isLong() && t.segment > 0 && h.Addr > t.at+PageBytes && h.Addr == (t.at/uint64(t.segment)+1)*uint64(t.segment)
 }
 
 // again notes that a page was written again where it was. The last page that has

@@ -2,7 +2,9 @@ package walpage
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/bough-db/bough/cow"
@@ -80,7 +82,8 @@ func TestReopen(t *testing.T) {
 }
 
 // TestAnyOrder: the kernel sends the pages of a flush in any order, and a barrier may
-// come in between. The mark is before the first page that is missing.
+// come in between. The mark is before the first page that is missing. (Postgres flushes
+// each file before it writes to the next.)
 func TestAnyOrder(t *testing.T) {
 	forSeeds(t, func(t *testing.T, d *device) {
 		c := d.newCluster(here)
@@ -89,9 +92,11 @@ func TestAnyOrder(t *testing.T) {
 			addrs := c.pages(uint64(d.rng.IntN(40 * PageBytes)))
 			done := c.lastAddr
 			there := map[uint64]bool{}
-			for _, i := range d.rng.Perm(len(addrs)) {
-				c.writePage(addrs[i])
-				there[addrs[i]] = true
+			d.rng.Shuffle(len(addrs), func(i, j int) { addrs[i], addrs[j] = addrs[j], addrs[i] })
+			slices.SortStableFunc(addrs, func(a, b uint64) int { return cmp.Compare(a/c.segment, b/c.segment) })
+			for _, addr := range addrs {
+				c.writePage(addr)
+				there[addr] = true
 				for there[done+PageBytes] {
 					done += PageBytes
 				}
@@ -102,6 +107,22 @@ func TestAnyOrder(t *testing.T) {
 				}
 			}
 			c.want(d.tr.Mark())
+		}
+	})
+}
+
+// TestSwitchWAL: pg_switch_wal leaves the rest of a file empty; the first commit in the
+// next one is found at once.
+func TestSwitchWAL(t *testing.T) {
+	forSeeds(t, func(t *testing.T, d *device) {
+		c := d.newCluster(here)
+		for range 20 {
+			c.commits(d.rng.IntN(200))
+			c.lsn = (c.lsn/c.segment+1)*c.segment + HeaderBytes
+			c.want(c.commit(10))
+		}
+		if n := d.tr.number; n != 1 {
+			t.Errorf("line %d, want 1", n)
 		}
 	})
 }
