@@ -17,6 +17,8 @@ type VerifyEvent struct {
 	Progress *VerifyProgress `json:"progress,omitempty"`
 	// Problem is something that is wrong.
 	Problem *VerifyProblem `json:"problem,omitempty"`
+	// Orphan is something that nothing needs; of checks of everything only.
+	Orphan *VerifyOrphan `json:"orphan,omitempty"`
 	// Result is the end of a check that ran to its end.
 	Result *VerifyResult `json:"result,omitempty"`
 	// Error is the end of a check that could not.
@@ -55,6 +57,16 @@ type VerifyAffected struct {
 	Blocks uint64 `json:"blocks,omitempty"`
 }
 
+// VerifyOrphan is a stored object that nothing needs: no harm, and no loss.
+type VerifyOrphan struct {
+	// Object is its key.
+	Object string `json:"object"`
+	// Bytes is what it takes of the store.
+	Bytes int64 `json:"bytes"`
+	// Detail says why nothing needs it, as one line.
+	Detail string `json:"detail"`
+}
+
 // VerifyResult is what a whole check found.
 type VerifyResult struct {
 	// Branches counts the branches checked.
@@ -67,4 +79,8 @@ type VerifyResult struct {
 	Bytes int64 `json:"bytes"`
 	// Problems counts what is wrong.
 	Problems int `json:"problems"`
+	// Orphans counts objects that nothing needs; of checks of everything only.
+	Orphans int `json:"orphans"`
+	// OrphanBytes is what they take of the store.
+	OrphanBytes int64 `json:"orphan_bytes"`
 }

@@ -149,26 +149,7 @@ func (c *collector) dropReplaced(ctx context.Context, v *logView) error {
 // dropUnnamed deletes packs that the manifest does not speak of: it does before one is
 // put, and for as long as anybody may read it.
 func (c *collector) dropUnnamed(ctx context.Context, v *logView) error {
-	named := func(m *manifest) (map[string]bool, error) {
-		all := map[string]bool{}
-		l, err := c.s.layoutOf(ctx, m)
-		if err != nil {
-			return nil, err
-		}
-		for _, list := range [][]packRef{l.packs, m.Replaced} {
-			for i := range list {
-				all[list[i].id(m.ID).key()] = true
-			}
-		}
-		for i := range m.PackLists {
-			all[m.PackLists[i].key(m.ID)] = true
-		}
-		for i := range m.Claims {
-			all[m.Claims[i].id(m.ID).key()] = true
-		}
-		return all, nil
-	}
-	known, err := named(v.m)
+	known, err := c.s.namedPacks(ctx, v.m)
 	if err != nil {
 		return err
 	}
@@ -180,7 +161,7 @@ func (c *collector) dropUnnamed(ctx context.Context, v *logView) error {
 	if err != nil {
 		return err
 	}
-	if known, err = named(m); err != nil {
+	if known, err = c.s.namedPacks(ctx, m); err != nil {
 		return err
 	}
 	for _, key := range slices.Sorted(maps.Keys(v.packs)) {
@@ -196,6 +177,28 @@ func (c *collector) dropUnnamed(ctx context.Context, v *logView) error {
 		}
 	}
 	return nil
+}
+
+// namedPacks returns the keys of the packs, and of the lists of packs, that a manifest
+// speaks of.
+func (s *Store) namedPacks(ctx context.Context, m *manifest) (map[string]bool, error) {
+	all := map[string]bool{}
+	l, err := s.layoutOf(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	for _, list := range [][]packRef{l.packs, m.Replaced} {
+		for i := range list {
+			all[list[i].id(m.ID).key()] = true
+		}
+	}
+	for i := range m.PackLists {
+		all[m.PackLists[i].key(m.ID)] = true
+	}
+	for i := range m.Claims {
+		all[m.Claims[i].id(m.ID).key()] = true
+	}
+	return all, nil
 }
 
 // claimsList tells whether the object is a list of packs that a collection puts which

@@ -52,7 +52,18 @@ func (b *backend) Verify(ctx context.Context, scope api.VerifyScope, emit func(a
 		result.Blocks += report.Blocks
 		result.Bytes += report.Bytes
 	}
-	return result, nil
+	if scope.Project != "" {
+		return result, nil
+	}
+	err = b.store.Orphans(ctx, func(o cow.Orphan) {
+		result.Orphans++
+		result.OrphanBytes += o.Bytes
+		send(api.VerifyEvent{Orphan: &api.VerifyOrphan{Object: o.Object, Bytes: o.Bytes, Detail: o.Detail}})
+	})
+	if ctx.Err() != nil {
+		return result, context.Cause(ctx)
+	}
+	return result, translate(err)
 }
 
 // verifyScope returns the branches to check, or one empty id for all.

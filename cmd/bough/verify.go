@@ -63,6 +63,7 @@ func (o *verify) run(cmd *cobra.Command, args []string) error {
 	enc := json.NewEncoder(o.out)
 	p := o.progress("checking")
 	var problems []api.VerifyProblem
+	var orphans []api.VerifyOrphan
 	check := o.client().Verify
 	if o.store != "" {
 		check = o.checkStore
@@ -77,12 +78,15 @@ func (o *verify) run(cmd *cobra.Command, args []string) error {
 		if ev.Problem != nil {
 			problems = append(problems, *ev.Problem)
 		}
+		if ev.Orphan != nil && len(orphans) < orphansShown {
+			orphans = append(orphans, *ev.Orphan)
+		}
 	})
 	p.end()
 	if err != nil {
 		return err
 	}
-	return o.print(result, problems)
+	return o.print(result, problems, orphans)
 }
 
 // printProblem writes what is wrong, and below it for whom.
@@ -101,7 +105,29 @@ func printProblem(w io.Writer, p api.VerifyProblem) error {
 	return err
 }
 
-func (o *verify) print(r api.VerifyResult, problems []api.VerifyProblem) error {
+// orphansShown is how many orphans are named at most.
+const orphansShown = 20
+
+// printOrphans writes what nothing needs.
+func printOrphans(w io.Writer, r api.VerifyResult, orphans []api.VerifyOrphan) error {
+	for _, one := range orphans {
+		if _, err := fmt.Fprintf(w, "orphan %s, %s: %s\n", one.Object, size(one.Bytes), one.Detail); err != nil {
+			return err
+		}
+	}
+	if r.Orphans == 0 {
+		return nil
+	}
+	more := ""
+	if n := r.Orphans - len(orphans); n > 0 {
+		more = fmt.Sprintf(", %d of them not named here", n)
+	}
+	_, err := fmt.Fprintf(w, "%s, %s, that nothing needs%s: collections delete them in their time\n",
+		english.Plural(r.Orphans, "orphan", ""), size(r.OrphanBytes), more)
+	return err
+}
+
+func (o *verify) print(r api.VerifyResult, problems []api.VerifyProblem, orphans []api.VerifyOrphan) error {
 	if o.json {
 		if err := json.NewEncoder(o.out).Encode(api.VerifyEvent{Result: &r}); err != nil {
 			return err
@@ -112,6 +138,9 @@ func (o *verify) print(r api.VerifyResult, problems []api.VerifyProblem) error {
 			if err := printProblem(w, p); err != nil {
 				return err
 			}
+		}
+		if err := printOrphans(w, r, orphans); err != nil {
+			return err
 		}
 		whole := ""
 		if r.Problems == 0 {

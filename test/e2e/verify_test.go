@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,6 +30,17 @@ func TestVerifyOffline(t *testing.T) {
 	}
 	if after := files(t, store); before != after {
 		t.Errorf("verify has changed the store:\n%s\nwas\n%s", after, before)
+	}
+	// What nothing needs is named, and is no problem.
+	stray := "branches/br-calm-oak-00000001/seg/000000000007"
+	if err := errors.Join(os.MkdirAll(filepath.Dir(h.object(stray)), 0o755), os.WriteFile(h.object(stray), []byte("late"), 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	out := h.bough("verify", "--store", store)
+	for _, want := range []string{"orphan " + stray, "there is no such branch", "1 orphan", "all whole"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("verify of a store with an orphan does not say %q: %s", want, out)
+		}
 	}
 	key := h.newest("branches/" + id + "/seg/")
 	flip(t, h.object(key), 100*8)
