@@ -370,7 +370,8 @@ func (s *Store) Branches(ctx context.Context, project string) ([]BranchInfo, err
 }
 
 // UpdateBranch changes the branch's Settings, its Retention, whether it is Protected, or
-// makes its device larger. A branch that expires can not be protected.
+// makes its device larger, or keeps it, though it was a Throwaway. A branch that expires
+// can not be protected.
 func (s *Store) UpdateBranch(ctx context.Context, id BranchID, change func(*BranchInfo) error) error {
 	m, err := s.updateBranch(ctx, id, func(m *manifest) error {
 		info := m.info()
@@ -387,6 +388,9 @@ func (s *Store) UpdateBranch(ctx context.Context, id BranchID, change func(*Bran
 			return fmt.Errorf("protect branch %s/%s: it would be deleted at %s: %w", m.Project, m.Name, timeText(m.Expires), ErrExpires)
 		}
 		m.Settings, m.Size, m.Protected, m.Retention = info.Settings, info.Size, info.Protected, info.Retention
+		if info.Throwaway == "" {
+			m.Throwaway = ""
+		}
 		return nil
 	})
 	if err != nil {

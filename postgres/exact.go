@@ -29,13 +29,13 @@ import (
 // does one without the files.
 
 // ErrRecovering reports a branch that is being recovered to a transaction, or whose
-// recovery was cut short: delete it.
+// recovery was cut short: it is going to be deleted.
 var ErrRecovering = errors.New("the branch is being recovered to a transaction, or that was cut short")
 
 // ExactOptions say how to make a branch that ends with a transaction.
 type ExactOptions struct {
 	CreateBranchOptions
-	// Hold keeps a throwaway branch that is about to be made from being deleted, until
+	// Hold keeps a branch for one use that is about to be made from being deleted, until
 	// the function that it returns is called. Default: nobody deletes it.
 	Hold func(name string) (release func())
 }
@@ -72,6 +72,9 @@ func (m *Manager) CreateExactBranch(ctx context.Context, project, name string, o
 		return cow.BranchInfo{}, fmt.Errorf("find parent %s: %w", o.From, err)
 	}
 	r := &recovery{m: m, parent: parent, name: name, o: o}
+	if !o.Throwaway { // else whoever asked for it holds it
+		defer o.Hold(name)()
+	}
 	info, err := r.run(ctx)
 	if err != nil {
 		return info, fmt.Errorf("recover branch %s/%s to @%s: %w", project, name, o.At, err)
@@ -195,10 +198,11 @@ func (r *recovery) plain(ctx context.Context, b cow.Barrier) (cow.BranchInfo, er
 	return r.m.CreateBranch(ctx, r.parent.Project, r.name, o)
 }
 
-// begin makes the branch as A, marked as one that is not what was asked for yet.
+// begin makes the branch as A, marked as one that is not what was asked for yet, and for
+// one use: if this process dies before it is recovered, the next one deletes it.
 func (r *recovery) begin(ctx context.Context, t *target) (cow.BranchInfo, error) {
 	o := r.o.CreateBranchOptions
-	o.At = ask.Point{Kind: ask.Seq, Number: uint64(t.from.Seq)}
+	o.At, o.Throwaway = ask.Point{Kind: ask.Seq, Number: uint64(t.from.Seq)}, true
 	return r.m.createBranch(ctx, r.parent.Project, r.name, o, func(bs *BranchSettings) { bs.Recovering = t.point.String() })
 }
 
@@ -215,6 +219,9 @@ func (r *recovery) finished(ctx context.Context, info cow.BranchInfo) (cow.Branc
 			return err
 		}
 		bs.Recovering, bs.Ready = "", true
+		if !r.o.Throwaway {
+			b.Throwaway = ""
+		}
 		b.Settings, err = encodeSettings(b.Settings, bs)
 		return err
 	})

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strconv"
@@ -98,6 +99,42 @@ func (p *past) look(i int, kind string, c commit) {
 	}
 	_ = conn.Close(context.Background())
 	p.bough("branch", "delete", ref)
+}
+
+// TestExactCutShort kills the daemon while it recovers a branch to a transaction: the
+// next one deletes what it finds of that, and its name can be used again.
+func TestExactCutShort(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.start("--create", "demo")
+	h.exec("demo", "create table notes (n bigint primary key)")
+	all := h.commit("demo", 0, 4)
+	done := make(chan result, 1)
+	go func() { done <- h.call("branch", "create", "demo/half", "--from", "demo@xid:"+all[1].xid) }()
+	eventually(t, time.Minute, "the branch is being recovered", func() error {
+		if r := h.call("branch", "show", "demo/half"); r.code != 0 {
+			return errors.New(r.String())
+		}
+		return nil
+	})
+	h.kill()
+	if r := <-done; r.code == 0 {
+		t.Fatal("the branch was done before the daemon was killed")
+	}
+	h.start()
+	eventually(t, time.Minute, "the half branch is deleted", func() error {
+		if r := h.call("branch", "show", "demo/half"); r.code == 0 {
+			return errors.New("it is still there")
+		}
+		return nil
+	})
+	h.bough("branch", "create", "demo/half", "--from", "demo@xid:"+all[1].xid)
+	if n := h.count("demo/half", "select count(*) from notes"); n != all[1].n {
+		t.Errorf("%d rows, want %d", n, all[1].n)
+	}
+	if h.branchNamed("demo/half").Throwaway {
+		t.Error("the branch that was recovered is for one use")
+	}
 }
 
 var exactKinds = []string{"xid", "lsn", "exact time", "time"}
