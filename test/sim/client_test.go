@@ -282,10 +282,14 @@ func (w *world) deleteBranch(inc *incarnation, b *branch) {
 	before := b.deleted
 	b.deleted = maybe
 	b.deletions++
+	b.deleting++
 	n := b.deletions
 	w.start(inc, what, func(ctx context.Context) error {
 		return inc.store.DeleteBranch(ctx, project, b.name)
 	}, func(err error) {
+		if err == nil || errors.Is(err, cow.ErrInUse) || errors.Is(err, cow.ErrNotFound) {
+			b.deleting--
+		}
 		switch {
 		case err == nil:
 			b.deleted = yes

@@ -122,7 +122,10 @@ func (w *world) undelete(inc *incarnation, b *branch) {
 		return err
 	}, func(err error) {
 		if err == nil {
-			b.deleted, b.back = no, w.tick()
+			b.back = w.tick()
+			if b.deleting == 0 { // else it may go again
+				b.deleted = no
+			}
 			return
 		}
 		w.mustBe(inc, err, what, cow.ErrNotFound, cow.ErrExists)

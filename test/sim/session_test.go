@@ -25,10 +25,10 @@ type branch struct {
 	id      cow.BranchID
 	created fact
 	deleted fact
-	// How often somebody has begun to delete it.
-	deletions int
-	back      clock // when it was brought back last
-	busy      bool  // its record is being changed
+	// How often somebody has begun to delete it, and how many of them may not have ended.
+	deletions, deleting int
+	back                clock // when it was brought back last
+	busy                bool  // its record is being changed
 	// now is the history that the next who attaches the branch goes on from.
 	now *history
 	// durability as last set; known unless setting it failed.
