@@ -64,13 +64,23 @@ func (s *Store) load(ctx context.Context, m *manifest, seg wal.SegmentNo, seq wa
 
 // located calls load with the layout of a log, and again when it turns out that a
 // collection has moved the log since that layout was read: it then looks like one
-// with a gap, or like a shorter one.
+// with a gap, or like a shorter one; and again when what is missing was left behind as a
+// journal just then.
 func (s *Store) located(ctx context.Context, at *layout, load func(*layout) (*loaded, error)) (*loaded, error) {
 	for i := 0; ; i++ {
 		l, err := load(at)
 		doubtful := err == nil && l.beyond > 0 || isNotExist(err) || errors.Is(err, ErrCorrupt)
 		if !doubtful || i == relocations {
 			return l, err
+		}
+		if err != nil {
+			left, perr := s.pickUp(ctx, at.log)
+			if perr != nil {
+				return nil, fmt.Errorf("%w: %w", err, perr)
+			}
+			if left {
+				continue
+			}
 		}
 		now, lerr := s.loadLayout(ctx, at.log)
 		if lerr != nil || now.same(at) {

@@ -81,6 +81,39 @@ func TestI2LookBackPastAFailedParent(t *testing.T) {
 	})
 }
 
+// The same if the parent fails, and leaves its journals behind, while the branch is being
+// opened. I2. Seed 2046375.
+func TestI2OpenWhileTheParentFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		objects := faultstore.New(memstore.New(memstore.Options{}), faultstore.Options{})
+		w := &world{t: t, objects: objects, opts: Options{Host: "a"}}
+		w.mustStart()
+		defer w.stop()
+		main := w.makeProject("p", deviceBytes)
+		w.write(main, 1, 1)
+		b := w.child("p", "b", main)
+		id := b.ID()
+		if err := b.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+		noSegment := faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: segmentPrefix(main.ID()), Times: -1, Fault: faultstore.ErrorBefore}
+		closed := false
+		objects.Add(faultstore.Rule{Verb: objstore.VerbList, KeyPrefix: checkpointPrefix(main.ID()), Wait: func(context.Context, faultstore.Op) error {
+			objects.Add(noSegment)
+			gone, cancel := context.WithCancel(ctx)
+			cancel()
+			closed = main.Close(gone) != nil
+			objects.Heal()
+			return nil
+		}})
+		w.expect(w.open(id), 1, 1)
+		if !closed {
+			t.Error("the parent did not fail meanwhile")
+		}
+	})
+}
+
 // A host that has lost its branch without knowing reads what a collection of the new
 // writer has moved or dropped: it says that it was fenced, not that something is
 // corrupt. I4. Seed 1086414.
