@@ -17,7 +17,7 @@ type VerifyEvent struct {
 	Progress *VerifyProgress `json:"progress,omitempty"`
 	// Problem is something that is wrong.
 	Problem *VerifyProblem `json:"problem,omitempty"`
-	// Orphan is something that nothing needs; of checks of everything only.
+	// Orphan is something that nothing needs; of checks of everything that find no problem.
 	Orphan *VerifyOrphan `json:"orphan,omitempty"`
 	// Result is the end of a check that ran to its end.
 	Result *VerifyResult `json:"result,omitempty"`
@@ -79,7 +79,7 @@ type VerifyResult struct {
 	Bytes int64 `json:"bytes"`
 	// Problems counts what is wrong.
 	Problems int `json:"problems"`
-	// Orphans counts objects that nothing needs; of checks of everything only.
+	// Orphans counts objects that nothing needs; of checks of everything that find no problem.
 	Orphans int `json:"orphans"`
 	// OrphanBytes is what they take of the store.
 	OrphanBytes int64 `json:"orphan_bytes"`

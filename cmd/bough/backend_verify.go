@@ -52,7 +52,7 @@ func (b *backend) Verify(ctx context.Context, scope api.VerifyScope, emit func(a
 		result.Blocks += report.Blocks
 		result.Bytes += report.Bytes
 	}
-	if scope.Project != "" {
+	if scope.Project != "" || result.Problems > 0 { // what is damaged does not tell what it needs
 		return result, nil
 	}
 	err = b.store.Orphans(ctx, func(o cow.Orphan) {
@@ -63,7 +63,11 @@ func (b *backend) Verify(ctx context.Context, scope api.VerifyScope, emit func(a
 	if ctx.Err() != nil {
 		return result, context.Cause(ctx)
 	}
-	return result, translate(err)
+	if err != nil {
+		result.Problems++
+		send(api.VerifyEvent{Problem: &api.VerifyProblem{Detail: oneLine(err.Error())}})
+	}
+	return result, nil
 }
 
 // verifyScope returns the branches to check, or one empty id for all.
