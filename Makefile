@@ -39,9 +39,10 @@ FUZZTIME   ?= 30s
 build: ## build the static binary bin/bough
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/bough ./cmd/bough
 
+# -count=1: the end-to-end tests build the program themselves, which go does not see.
 .PHONY: test
 test: deps lint build bin/versitygw postgres ## all checks and tests, end to end included
-	$(S3) $(POSTGRES) $(GO) test -timeout 15m ./...
+	$(S3) $(POSTGRES) $(GO) test -count=1 -timeout 15m ./...
 	$(S3) $(GO) test -timeout 10m -race -short \
 	  $$($(GO) list ./... | grep -E '/bough/($(subst $() ,|,$(RACE)))(/|$$)')
 
