@@ -342,7 +342,9 @@ func (w *world) setDurability(s *session) {
 		win.end = w.clock
 		s.b.durability, s.b.unsure = d, false
 		s.remote = d == cow.DurabilityRemote
-		if s.remote {
+		// A branch that was closed just then was changed as it is in the store, which may
+		// be as another host has left it.
+		if s.remote && !(s.closing && s.mayBeFenced()) {
 			w.acknowledged(s, sure, true)
 		}
 	})
