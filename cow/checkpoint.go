@@ -123,10 +123,10 @@ func (w *checkpointWriter) saved(n *node) pageAddr {
 	if p := n.saved.Load(); p != nil && n.log == w.log {
 		return *p
 	}
-	if at, ok := w.inherited[n]; ok {
+	if at, ok := w.at[n]; ok {
 		return at
 	}
-	return w.at[n]
+	return w.inherited[n]
 }
 
 // inherited remembers where checkpoints of a branch have the nodes of its ancestors,
@@ -154,7 +154,7 @@ func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 		at: map[*node]pageAddr{}, fresh: map[pageAddr]*node{},
 	}
 	if c.tree.gen >= b.inherited.gone {
-		b.inherited.at = nil
+		b.inherited.at = map[*node]pageAddr{}
 	}
 	w.inherited = b.inherited.at
 	root, err := w.save(&c.tree.root, topLevel, 0)
@@ -177,14 +177,10 @@ func (b *Branch) checkpoint(ctx context.Context, c *cut) error {
 		// tree can not name this one's log.
 		if n.log == b.log {
 			n.saved.Store(&at)
-			continue
+		} else {
+			w.inherited[n] = at
 		}
-		if b.inherited.at == nil {
-			b.inherited.at = map[*node]pageAddr{}
-		}
-		b.inherited.at[n] = at
 	}
-	w.inherited = b.inherited.at
 	b.mu.Lock()
 	b.savedCkpt = max(b.savedCkpt, c.at.Segment)
 	b.mu.Unlock()

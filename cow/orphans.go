@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 
 	"github.com/bough-db/bough/objstore"
 )
@@ -126,15 +126,10 @@ func (c *collector) strayPacks(ctx context.Context, v *logView, f func(Orphan)) 
 	for i := range v.m.Replaced {
 		delete(known, v.m.Replaced[i].id(v.m.ID).key())
 	}
-	var stray []string
-	for key := range v.packs {
+	for _, key := range slices.Sorted(maps.Keys(v.packs)) {
 		if !known[key] && !v.m.claimsList(key) {
-			stray = append(stray, key)
+			f(Orphan{key, v.packs[key], "it is not in use any more, or never was"})
 		}
-	}
-	slices.SortFunc(stray, strings.Compare)
-	for _, key := range stray {
-		f(Orphan{key, v.packs[key], "it is not in use any more, or never was"})
 	}
 	return nil
 }

@@ -8,8 +8,7 @@ import (
 	"time"
 )
 
-// TestOrphans: what nothing needs is named, with the reason, and nothing else; when a
-// collection has been there nothing is left.
+// TestOrphans: what nothing needs is named, with the reason, and nothing else.
 func TestOrphans(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx := context.Background()

@@ -51,28 +51,37 @@ func TestSweepOfARenamedBranch(t *testing.T) {
 	})
 }
 
+// failingParent returns a store with a branch main and a block written to it, and what
+// makes it fail before it is stored, and leave its journal behind.
+func failingParent(t *testing.T) (w *world, objects *faultstore.Store, main *Branch, fail func() error) {
+	t.Helper()
+	objects = faultstore.New(memstore.New(memstore.Options{}), faultstore.Options{})
+	w = &world{t: t, objects: objects, opts: Options{Host: "a"}}
+	w.mustStart()
+	t.Cleanup(w.stop)
+	main = w.makeProject("p", deviceBytes)
+	w.write(main, 1, 1)
+	return w, objects, main, func() error {
+		objects.Add(faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: segmentPrefix(main.ID()), Times: -1, Fault: faultstore.ErrorBefore})
+		defer objects.Heal()
+		gone, cancel := context.WithCancel(context.Background())
+		cancel()
+		return main.Close(gone)
+	}
+}
+
 // What a branch has of the one it was made of may be in a journal that was left behind
 // when that one failed: whoever looks back stores it first. I2. Seed 1032547.
 func TestI2LookBackPastAFailedParent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx := context.Background()
-		objects := faultstore.New(memstore.New(memstore.Options{}), faultstore.Options{})
-		w := &world{t: t, objects: objects, opts: Options{Host: "a"}}
-		w.mustStart()
-		defer w.stop()
-		main := w.makeProject("p", deviceBytes)
-		w.write(main, 1, 1)
+		w, _, main, fail := failingParent(t)
 		first := main.Status().Seq
 		w.write(main, 1, 2)
 		b := w.child("p", "b", main)
-		objects.Add(faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: segmentPrefix(main.ID()), Times: -1, Fault: faultstore.ErrorBefore})
-		gone, cancel := context.WithCancel(ctx)
-		cancel()
-		if err := main.Close(gone); err == nil {
+		if fail() == nil {
 			t.Fatal("the parent was stored")
 		}
-		objects.Heal()
-		v, err := w.store.OpenAt(ctx, b.ID(), ask.Point{Kind: ask.Seq, Number: uint64(first)})
+		v, err := w.store.OpenAt(context.Background(), b.ID(), ask.Point{Kind: ask.Seq, Number: uint64(first)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,30 +94,17 @@ func TestI2LookBackPastAFailedParent(t *testing.T) {
 // opened. I2. Seed 2046375.
 func TestI2OpenWhileTheParentFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		ctx := context.Background()
-		objects := faultstore.New(memstore.New(memstore.Options{}), faultstore.Options{})
-		w := &world{t: t, objects: objects, opts: Options{Host: "a"}}
-		w.mustStart()
-		defer w.stop()
-		main := w.makeProject("p", deviceBytes)
-		w.write(main, 1, 1)
+		w, objects, main, fail := failingParent(t)
 		b := w.child("p", "b", main)
 		id := b.ID()
-		if err := b.Close(ctx); err != nil {
-			t.Fatal(err)
-		}
-		noSegment := faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: segmentPrefix(main.ID()), Times: -1, Fault: faultstore.ErrorBefore}
-		closed := false
+		w.closeBranch(b)
+		failed := false
 		objects.Add(faultstore.Rule{Verb: objstore.VerbList, KeyPrefix: checkpointPrefix(main.ID()), Wait: func(context.Context, faultstore.Op) error {
-			objects.Add(noSegment)
-			gone, cancel := context.WithCancel(ctx)
-			cancel()
-			closed = main.Close(gone) != nil
-			objects.Heal()
+			failed = fail() != nil
 			return nil
 		}})
 		w.expect(w.open(id), 1, 1)
-		if !closed {
+		if !failed {
 			t.Error("the parent did not fail meanwhile")
 		}
 	})
@@ -131,10 +127,8 @@ func TestI4ReadWhatTheNextWriterCollected(t *testing.T) {
 			wait(time.Minute)
 		}
 		b.closeBranch(taken)
-		o := atOnce
-		o.Full = true
 		for range 3 {
-			b.collect(o)
+			b.collect(atOnce)
 			wait(time.Hour)
 		}
 		buf := make([]byte, BlockSize)

@@ -40,4 +40,3 @@ cd - >/dev/null
 rm -rf "$to"
 mkdir -p "$to"
 mv "$work"/1? "$to"
-touch "$to"

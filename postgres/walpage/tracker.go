@@ -163,10 +163,12 @@ func (t *Tracker) follow(h *Header, block uint64) bool {
 		t.put(h.Addr, block)
 	case h.Addr <= t.at:
 		return false // the past is not written again elsewhere
-	case t.beginsNext(h) && !t.isCopy(h.Addr, block):
+	case t.isCopy(h.Addr, block):
+		return false
+	case t.beginsNext(h):
 		t.switchTo(t.identity, h, block)
 		return true
-	case h.Addr > t.at+aheadMax || t.isCopy(h.Addr, block):
+	case h.Addr > t.at+aheadMax:
 		return false
 	case seen && t.adjoins(h.Addr, here):
 		return false // that one is in its place: this is a copy

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // commit is one transaction of a client that does one after the other, and what it was
@@ -17,6 +19,27 @@ type commit struct {
 	xid  string
 	lsn  string    // of the WAL when it was acknowledged
 	told time.Time // when it was
+}
+
+// note commits the row n, and takes note of that.
+func note(t *testing.T, conn *pgx.Conn, n int64) commit {
+	t.Helper()
+	c := commit{n: n}
+	tx, err := conn.Begin(t.Context())
+	if err == nil {
+		err = tx.QueryRow(t.Context(), "insert into notes values ($1) returning pg_current_xact_id()::text", c.n).Scan(&c.xid)
+	}
+	if err == nil {
+		err = tx.Commit(t.Context())
+	}
+	if err == nil {
+		c.told = time.Now()
+		err = conn.QueryRow(t.Context(), "select pg_current_wal_lsn()::text").Scan(&c.lsn)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
 }
 
 // past is a branch with a past that is known to the transaction.
@@ -40,22 +63,7 @@ func newPast(t *testing.T, commits int) *past {
 	defer load.cancel()
 	conn := p.connect("demo")
 	for n := range int64(commits) {
-		c := commit{n: n + 1}
-		tx, err := conn.Begin(t.Context())
-		if err == nil {
-			err = tx.QueryRow(t.Context(), "insert into notes values ($1) returning pg_current_xact_id()::text", c.n).Scan(&c.xid)
-		}
-		if err == nil {
-			err = tx.Commit(t.Context())
-		}
-		if err == nil {
-			c.told = time.Now()
-			err = conn.QueryRow(t.Context(), "select pg_current_wal_lsn()::text").Scan(&c.lsn)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.commits = append(p.commits, c)
+		p.commits = append(p.commits, note(t, conn, n+1))
 		switch {
 		case n%(int64(commits)/4) == 7: // what is looked for lies behind it
 			p.bough("psql", "demo", "--admin", "--", "-qc", "checkpoint")

@@ -72,24 +72,12 @@ func (h *host) commit(ref string, from int64, count int) (all []commit) {
 	ctx := h.t.Context()
 	conn := h.connect(ref)
 	for i := range count {
-		c := commit{n: from + int64(i) + 1}
-		tx, err := conn.Begin(ctx)
-		if err == nil {
-			err = tx.QueryRow(ctx, "insert into notes values ($1) returning pg_current_xact_id()::text", c.n).Scan(&c.xid)
+		all = append(all, note(h.t, conn, from+int64(i)+1))
+		if i%6 == 2 {
+			if _, err := conn.Exec(ctx, "vacuum full notes"); err != nil {
+				h.t.Fatal(err)
+			}
 		}
-		if err == nil {
-			err = tx.Commit(ctx)
-		}
-		if err == nil {
-			err = conn.QueryRow(ctx, "select pg_current_wal_lsn()::text").Scan(&c.lsn)
-		}
-		if err == nil && i%6 == 2 {
-			_, err = conn.Exec(ctx, "vacuum full notes")
-		}
-		if err != nil {
-			h.t.Fatal(err)
-		}
-		all = append(all, c)
 		switch i {
 		case count / 4, count / 2:
 			h.bough("psql", ref, "--admin", "--", "-qc", "select pg_switch_wal()")
@@ -116,9 +104,8 @@ func (h *host) findAll(ref string, all []commit) {
 		return high<<32 | low
 	}
 	for i := 1; i < len(all); i += 5 {
-		page := at(all[i])/walpage.PageBytes + 1
 		most := i // the last one that may be there
-		for most+1 < len(all) && at(all[most])/walpage.PageBytes < page {
+		for most+1 < len(all) && at(all[most])/walpage.PageBytes == at(all[i])/walpage.PageBytes {
 			most++
 		}
 		h.bough("branch", "create", "demo/at", "--from", ref+"@lsn:"+all[i].lsn)
