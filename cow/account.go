@@ -213,23 +213,14 @@ func (c *collector) usage(ctx context.Context) (*StoreUsage, error) {
 // sizes lists all objects, and returns what each log takes.
 func (c *collector) sizes(ctx context.Context, u *StoreUsage) (map[BranchID]int64, error) {
 	sizes := map[BranchID]int64{}
-	for after := ""; ; {
-		infos, err := c.s.objects.List(ctx, "", after, objstore.ListMax)
-		if err != nil {
-			return nil, fmt.Errorf("list all objects: %w", err)
+	return sizes, c.each(ctx, "", func(i objstore.Info) error {
+		u.Total += i.Size
+		u.Objects++
+		if strings.HasPrefix(i.Key, branchPrefix) {
+			sizes[manifestID(i.Key)] += i.Size
 		}
-		for _, i := range infos {
-			after = i.Key
-			u.Total += i.Size
-			u.Objects++
-			if strings.HasPrefix(i.Key, branchPrefix) {
-				sizes[manifestID(i.Key)] += i.Size
-			}
-		}
-		if len(infos) < objstore.ListMax {
-			return sizes, nil
-		}
-	}
+		return nil
+	})
 }
 
 // measure reckons what a log takes, and for whom.

@@ -150,24 +150,12 @@ func (c *collector) purge(ctx context.Context, m *manifest) error {
 
 // deleteAll deletes all objects below a branch but its manifest.
 func (c *collector) deleteAll(ctx context.Context, id BranchID) error {
-	prefix := branchPrefix + string(id) + "/"
-	for after := ""; ; {
-		infos, err := c.s.objects.List(ctx, prefix, after, objstore.ListMax)
-		if err != nil {
-			return fmt.Errorf("list %s: %w", prefix, err)
-		}
-		for _, i := range infos {
-			if after = i.Key; i.Key == manifestKey(id) {
-				continue
-			}
-			if err := c.delete(ctx, i.Key, i.Size); err != nil {
-				return err
-			}
-		}
-		if len(infos) < objstore.ListMax {
+	return c.each(ctx, branchPrefix+string(id)+"/", func(i objstore.Info) error {
+		if i.Key == manifestKey(id) {
 			return nil
 		}
-	}
+		return c.delete(ctx, i.Key, i.Size)
+	})
 }
 
 // bytes returns what all objects of the branch take.
@@ -264,35 +252,51 @@ func (c *collector) claimed(ctx context.Context, m *manifest) (bool, error) {
 // sweepNameless deletes objects of branches that have no manifest: what a writer that
 // slept all the time has put into a branch that was removed meanwhile.
 func (c *collector) sweepNameless(ctx context.Context) error {
-	after, last := "", BranchID("")
-	for {
-		infos, err := c.s.objects.List(ctx, branchPrefix, after, objstore.ListMax)
+	return c.nameless(ctx, func(i objstore.Info) error {
+		if c.o.DryRun {
+			c.rep.Waiting++
+			return nil
+		}
+		return c.delete(ctx, i.Key, i.Size)
+	})
+}
+
+// nameless calls f with the objects of branches that have no manifest.
+func (c *collector) nameless(ctx context.Context, f func(objstore.Info) error) error {
+	var last BranchID
+	var gone bool
+	return c.each(ctx, branchPrefix, func(i objstore.Info) error {
+		if id := manifestID(i.Key); id != last {
+			last, gone = id, false
+			if c.cat.notes[id] == nil && checkBranchID(id) == nil {
+				// A manifest is put before anything else.
+				_, _, err := c.s.readManifest(ctx, id)
+				gone = errors.Is(err, ErrNotFound)
+			}
+		}
+		if !gone || i.Key == manifestKey(last) {
+			return nil
+		}
+		return f(i)
+	})
+}
+
+// each calls f with all objects whose keys begin with the prefix, in order.
+func (c *collector) each(ctx context.Context, prefix string, f func(objstore.Info) error) error {
+	for after := ""; ; {
+		infos, err := c.s.objects.List(ctx, prefix, after, objstore.ListMax)
 		if err != nil {
-			return fmt.Errorf("list %s: %w", branchPrefix, err)
+			return fmt.Errorf("list %s: %w", prefix, err)
 		}
 		for _, i := range infos {
 			after = i.Key
-			id := manifestID(i.Key)
-			if id == last || c.cat.notes[id] != nil || checkBranchID(id) != nil {
-				continue
-			}
-			last = id
-			// A manifest is put before anything else.
-			if _, _, err := c.s.readManifest(ctx, id); !errors.Is(err, ErrNotFound) {
-				continue
-			}
-			if c.o.DryRun {
-				c.rep.Waiting++
-				continue
-			}
-			if err := c.deleteAll(ctx, id); err != nil {
+			if err := f(i); err != nil {
 				return err
 			}
 		}
 		if len(infos) < objstore.ListMax {
 			return nil
 		}
-		after = branchPrefix + string(manifestID(after)) + "0" // past all that it has
 	}
 }
 

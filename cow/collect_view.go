@@ -55,21 +55,10 @@ func (c *collector) view(ctx context.Context, id BranchID) (*logView, error) {
 	if err := c.stand(ctx, v); err != nil {
 		return nil, err
 	}
-	prefix := branchPrefix + string(id) + "/"
-	for after := ""; ; {
-		infos, err := c.s.objects.List(ctx, prefix, after, objstore.ListMax)
-		if err != nil {
-			return nil, fmt.Errorf("list %s: %w", prefix, err)
-		}
-		for _, i := range infos {
-			after = i.Key
-			v.add(i)
-		}
-		if len(infos) < objstore.ListMax {
-			break
-		}
-	}
-	return v, nil
+	return v, c.each(ctx, branchPrefix+string(id)+"/", func(i objstore.Info) error {
+		v.add(i)
+		return nil
+	})
 }
 
 // stand finds out what the log is to its branch.

@@ -2,7 +2,6 @@ package cow
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -37,39 +36,14 @@ func (s *Store) Orphans(ctx context.Context, f func(Orphan)) error {
 			s.log.Info("orphans of a branch not looked for", "branch", id, "err", err)
 		}
 	}
-	if err := c.withoutManifest(ctx, f); err != nil {
+	err = c.nameless(ctx, func(i objstore.Info) error {
+		f(Orphan{i.Key, i.Size, "there is no such branch"})
+		return nil
+	})
+	if err != nil {
 		return fmt.Errorf("look for orphans: %w", err)
 	}
 	return nil
-}
-
-// withoutManifest finds objects of branches that there are not.
-func (c *collector) withoutManifest(ctx context.Context, f func(Orphan)) error {
-	gone := map[BranchID]bool{}
-	for after := ""; ; {
-		infos, err := c.s.objects.List(ctx, branchPrefix, after, objstore.ListMax)
-		if err != nil {
-			return fmt.Errorf("list %s: %w", branchPrefix, err)
-		}
-		for _, i := range infos {
-			after = i.Key
-			id := manifestID(i.Key)
-			if c.cat.notes[id] != nil {
-				continue
-			}
-			if _, known := gone[id]; !known {
-				// It may have been made since.
-				_, _, err := c.s.readManifest(ctx, id)
-				gone[id] = errors.Is(err, ErrNotFound)
-			}
-			if gone[id] {
-				f(Orphan{i.Key, i.Size, "there is no such branch"})
-			}
-		}
-		if len(infos) < objstore.ListMax {
-			return ctx.Err()
-		}
-	}
 }
 
 // orphansOf finds those of one log.
