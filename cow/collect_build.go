@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 	"time"
 
 	"github.com/bough-db/bough/wal"
@@ -231,32 +232,50 @@ func (b *building) addPages(ctx context.Context) error {
 	}
 	h := &b.pack.head
 	stay := map[wal.SegmentNo]bool{}
-	at := func(seq wal.Seq) { // notes which of them a barrier begins with
+	// at notes which of them a barrier begins with, and, where that is a stray one, which
+	// one the later ones go back to.
+	at := func(seq wal.Seq) error {
 		for i := len(roots) - 1; i >= 0; i-- {
-			if roots[i].Seq <= seq {
-				stay[roots[i].Segment] = true
-				return
+			if roots[i].Seq > seq {
+				continue
+			}
+			stay[roots[i].Segment] = true
+			if stray, err := b.stray(ctx, roots[i].Segment, roots[i].Epoch); !stray || err != nil {
+				return err
 			}
 		}
+		return nil
 	}
 	for i := range b.pack.batches {
 		if b.pack.batches[i].Kept {
-			at(b.pack.batches[i].Seq)
+			if err := at(b.pack.batches[i].Seq); err != nil {
+				return err
+			}
 		}
 	}
 	// Of those after the run the first one that stays says which pages still matter.
 	// Where the run ends with a barrier that stays, its own last checkpoint does.
-	var later ref
+	var later []pageAddr
 	lastStays := b.pack.batches[len(b.pack.batches)-1].Kept
 	if next := b.run.next; next.there && !lastStays {
-		rec, err := b.s.checkpointBefore(ctx, b.v.at, next.at.Segment, next.at.Seq)
-		if err != nil {
-			return err
-		}
-		if rec != nil && rec.Segment > h.To {
-			later.at = pageAddr{ckpt: rec.Root.Checkpoint, off: rec.Root.Offset, n: rec.Root.Bytes}
-		} else {
-			at(next.at.Seq)
+		for seg, seq := next.at.Segment, next.at.Seq; ; {
+			rec, err := b.s.checkpointBefore(ctx, b.v.at, seg, seq)
+			if err != nil {
+				return err
+			}
+			if rec == nil || rec.Segment <= h.To {
+				if err := at(next.at.Seq); err != nil {
+					return err
+				}
+				break
+			}
+			later = append(later, pageAddr{ckpt: rec.Root.Checkpoint, off: rec.Root.Offset, n: rec.Root.Bytes})
+			if stray, err := b.stray(ctx, rec.Segment, rec.Epoch); err != nil {
+				return err
+			} else if !stray {
+				break
+			}
+			seg, seq = rec.Segment-1, rec.Seq-1 // where that one ends, or later
 		}
 	}
 	live := map[pageAddr]bool{}
@@ -278,8 +297,10 @@ func (b *building) addPages(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := b.walk(ctx, later, collect); err != nil {
-		return err
+	for _, root := range later {
+		if err := b.walk(ctx, ref{at: root}, collect); err != nil {
+			return err
+		}
 	}
 	total := 0
 	for a := range live {
@@ -290,6 +311,52 @@ func (b *building) addPages(ctx context.Context) error {
 	}
 	slices.SortFunc(b.pack.pages, comparePages)
 	return nil
+}
+
+// stray tells whether checkpoint n, of a writer of the epoch, is one that the next writer
+// began without; see errStray.
+func (p *planner) stray(ctx context.Context, n wal.SegmentNo, epoch uint64) (bool, error) {
+	if epoch >= p.v.epoch {
+		return false, nil
+	}
+	begun, ok := p.begun[epoch]
+	if !ok {
+		var err error
+		if begun, err = p.begunAfter(ctx, n, epoch); err != nil {
+			return false, err
+		}
+		p.begun[epoch] = begun
+	}
+	return begun < n, nil
+}
+
+// begunAfter returns the checkpoint that the first writer of a later epoch than that of
+// segment n began with, as the fence says which it put. If it put none it found the log
+// detached, and began with the last checkpoint of all: logEnd.
+func (p *planner) begunAfter(ctx context.Context, n wal.SegmentNo, epoch uint64) (wal.SegmentNo, error) {
+	var err error
+	later := func(n wal.SegmentNo) bool { // epochs never go back along a log
+		if err != nil {
+			return true
+		}
+		var d *pieceDesc
+		d, err = p.describe(ctx, p.v, p.v.at.piece(n))
+		return err == nil && d.pack.epoch(n) > epoch
+	}
+	from := n + 1
+	to := from + wal.SegmentNo(sort.Search(int(p.v.head.Segment-n), func(i int) bool { return later(from + wal.SegmentNo(i)) }))
+	if err != nil || to > p.v.head.Segment {
+		return logEnd, err
+	}
+	d, err := p.describe(ctx, p.v, p.v.at.piece(to))
+	if err != nil || !slices.Contains(d.pack.fences, to) {
+		return logEnd, err
+	}
+	f, err := p.s.readFooter(ctx, p.v.m.ID, to, false)
+	if err != nil {
+		return 0, err
+	}
+	return f.head.Checkpoint, nil
 }
 
 // checkpoints returns those of the run, by number.

@@ -40,6 +40,7 @@ type made struct {
 	// those packs stand for: a checkpoint of such a number counts for nothing.
 	ckpts  []wal.SegmentNo
 	packed []piece
+	end    seenEnd // of the log, as its collection has seen it
 }
 
 // packLog packs what is worth it of one log. What it makes waits for decide.
@@ -119,7 +120,7 @@ func (p *planner) makePack(ctx context.Context, r *packRun, gen uint64) (made, e
 		return made{}, err
 	}
 	ref, err := b.put(ctx)
-	m := made{ref: ref}
+	m := made{ref: ref, end: p.v.end()}
 	for _, d := range b.desc {
 		if d.piece.pack != nil {
 			m.from = append(m.from, d.piece.pack.Gen)
@@ -189,8 +190,8 @@ func (p *planner) announce(ctx context.Context, gen uint64, done []made) error {
 	return nil
 }
 
-// decide puts the packs to use that this collection has made of a log, unless
-// somebody needs what they left out.
+// decide puts the packs to use that this collection has made of a log, unless somebody
+// needs what they left out, or has come to take the log over meanwhile.
 func (c *collector) decide(ctx context.Context, id BranchID) error {
 	all := c.made[id]
 	if len(all) == 0 {
@@ -258,7 +259,7 @@ func (c *collector) decide(ctx context.Context, id BranchID) error {
 			if err != nil {
 				return err
 			}
-			if lost || needed[d.ref.Gen][uint64(d.ref.From)] || !at.use(m, d, c.s.now()) {
+			if lost || needed[d.ref.Gen][uint64(d.ref.From)] || !d.end.settled(m) || !at.use(m, d, c.s.now()) {
 				dropped = append(dropped, d)
 				continue
 			}

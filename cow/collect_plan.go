@@ -59,6 +59,8 @@ type planner struct {
 	// Pieces from calm on are too recent to be touched: more is about to come.
 	calm  int
 	times map[int][2]time.Time // of the first and last barrier of pieces
+	// begun has, by epoch, what the next writer says that it began with.
+	begun map[uint64]wal.SegmentNo
 
 	tree    *tree // of the barrier treeSeq: the last one that was loaded
 	treeSeq wal.Seq
@@ -73,6 +75,9 @@ func (c *collector) plan(ctx context.Context, v *logView) ([]packRun, *planner, 
 	if err := c.findHead(ctx, v); err != nil {
 		return nil, nil, err
 	}
+	if !v.end().settled(v.m) {
+		return nil, nil, nil // somebody takes it over
+	}
 	if err := c.hollow(ctx, v); err != nil {
 		return nil, nil, err
 	}
@@ -83,7 +88,7 @@ func (c *collector) plan(ctx context.Context, v *logView) ([]packRun, *planner, 
 	}
 	// What the tiers keep changes with time, but there is no hurry.
 	v.rest = min(v.rest, max(k.span()/24, k.recent))
-	p := &planner{collector: c, v: v, k: k, times: map[int][2]time.Time{}}
+	p := &planner{collector: c, v: v, k: k, times: map[int][2]time.Time{}, begun: map[uint64]wal.SegmentNo{}}
 	for _, pc := range v.pieces {
 		p.info = append(p.info, pieceInfo{piece: pc, size: v.sizeOf(pc)})
 	}

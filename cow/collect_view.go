@@ -150,6 +150,29 @@ func (c *collector) findHead(ctx context.Context, v *logView) error {
 	return nil
 }
 
+// seenEnd is the end of a log, as a collection has seen it.
+type seenEnd struct {
+	segment wal.SegmentNo
+	epoch   uint64 // that the segment is of
+	lives   bool
+}
+
+func (v *logView) end() seenEnd { return seenEnd{v.head.Segment, v.epoch, v.lives} }
+
+// settled tells whether every writer that may still come, or has come and not said so in
+// the log, begins with the newest checkpoint before that end, or with a later one: either
+// all epochs have a segment there, or the log was detached there or further on, and
+// whoever came after that has begun with the checkpoint of that.
+//
+// A writer that takes a log over from one that did not detach it raises the epoch, looks
+// for the newest checkpoint, and then puts a fence. Checkpoints of the old writer may come
+// at any time in between. What the new writer begins with is known only when the fence
+// is: it may be an older one than a collection sees, and pages that only the older one
+// refers to would be left out of a pack.
+func (e seenEnd) settled(m *manifest) bool {
+	return !e.lives || m.Epoch == e.epoch || m.Head.Segment >= e.segment
+}
+
 // storedHere returns the last segment that the store has of a branch which is open in
 // this process.
 func (s *Store) storedHere(id BranchID) (n wal.SegmentNo, open bool) {

@@ -20,14 +20,20 @@ import (
 // What 100 000 runs of the simulation with collectors have found.
 
 // lateCheckpoint returns a store in which a branch has ten segments, and its checkpoint
-// of the eighth, which is still on its way. A host has it open.
-func lateCheckpoint(t *testing.T) (mem *memstore.Store, id BranchID, late []byte) {
+// of the eighth, which is still on its way. A host has it open, and has not heard that
+// some checkpoints were stored.
+func lateCheckpoint(t *testing.T, unheard ...wal.SegmentNo) (mem *memstore.Store, id BranchID, late []byte) {
 	t.Helper()
 	mem = memstore.New(memstore.Options{})
-	a := &world{t: t, objects: mem, opts: Options{Host: "a", Shared: true, SealAfter: time.Second, CheckpointSegments: 4, Retention: &noHistory}}
+	objects := faultstore.New(mem, faultstore.Options{})
+	a := &world{t: t, objects: objects, opts: Options{Host: "a", Shared: true, SealAfter: time.Second, CheckpointSegments: 4, Retention: &noHistory}}
 	a.mustStart()
 	t.Cleanup(func() { _ = a.shut() }) // it may be taken over
 	b := a.makeProject("p", deviceBytes)
+	for _, n := range unheard {
+		failOnce(objects, objstore.VerbPut, checkpointKey(b.ID(), n), faultstore.ErrorAfter)
+		failOnce(objects, objstore.VerbReadAt, checkpointKey(b.ID(), n), faultstore.ErrorBefore)
+	}
 	for i := range uint64(10) {
 		a.write(b, i*1500, i+1)
 		a.write(b, 7, i+1)

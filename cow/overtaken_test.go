@@ -142,3 +142,89 @@ func TestI4ReadWhatTheNextWriterCollected(t *testing.T) {
 		}
 	})
 }
+
+// A collection goes by the newest checkpoint of a log when it leaves pages of older ones
+// out. A host that takes the log over may have begun with such an older one, because the
+// last writer's put was long on its way: whether the collection looks while that host is
+// at it, was at work already when it came, or comes later, those pages stay. I6. Seed
+// 4079096.
+func TestI6PackedWhileTakenOver(t *testing.T) {
+	// Each has host b take the branch over with take, which returns when b has begun with
+	// checkpoint 4 and is about to put its fence, and again with fence, which puts it.
+	for name, collect := range map[string]func(w *world, objects *faultstore.Store, id BranchID, take, fence, late func()){
+		"before its fence": func(w *world, _ *faultstore.Store, _ BranchID, take, fence, late func()) {
+			take()
+			late()
+			w.collect(atOnce)
+			fence()
+		},
+		"meanwhile": func(w *world, objects *faultstore.Store, id BranchID, take, fence, late func()) {
+			objects.Add(faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: manifestKey(id), Wait: func(context.Context, faultstore.Op) error {
+				take() // the packs are about to be claimed
+				late()
+				return nil
+			}})
+			small := atOnce
+			small.PackBlocks = 4 // the late one is not in the pack that goes by it
+			w.collect(small)
+			fence()
+		},
+		"after it": func(w *world, _ *faultstore.Store, _ BranchID, take, fence, late func()) {
+			take()
+			late()
+			fence()
+			w.collect(atOnce)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				mem, id, ckpt := lateCheckpoint(t, 4)
+				ctx := context.Background()
+				objects, bObjects := faultstore.New(mem, faultstore.Options{}), faultstore.New(mem, faultstore.Options{})
+				collector, b := otherHost(t, objects, "c"), otherHost(t, bObjects, "b")
+				collector.store.opts.Retention = &noHistory
+				g := holdPut(bObjects, segmentPrefix(id))
+				var taken *Branch
+				done := make(chan struct{})
+				collect(collector, objects, id, func() {
+					go func() {
+						defer close(done)
+						var err error
+						if taken, err = b.takeOver(id); err != nil {
+							t.Error(err)
+						}
+					}()
+					<-g.Arrived
+				}, func() {
+					g.Release()
+					<-done
+				}, func() {
+					if _, err := mem.Put(ctx, checkpointKey(id, 8), ckpt, objstore.Condition{IfAbsent: true}); err != nil {
+						t.Error(err)
+					}
+				})
+				if taken == nil {
+					return
+				}
+				if taken.savedCkpt != 4 {
+					t.Fatalf("the host has begun with checkpoint %d, want 4", taken.savedCkpt)
+				}
+				wait(time.Hour)
+				collector.collect(atOnce)
+				b.checkTen(taken)
+				b.write(taken, 11000, 1)
+				b.closeBranch(taken)
+				wait(time.Hour)
+				collector.collect(atOnce)
+				if l, err := collector.store.loadLayout(ctx, id); err != nil || l.pack(4) == nil {
+					t.Errorf("the segments were not packed in the end (%v)", err)
+				}
+				b.checkWhole()
+				d := otherHost(t, mem, "d")
+				again := d.open(id)
+				d.checkTen(again)
+				d.closeBranch(again)
+			})
+		})
+	}
+}
