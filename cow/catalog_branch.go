@@ -478,6 +478,9 @@ func (s *Store) markDeleted(ctx context.Context, project, name string, id Branch
 				ID: id, Project: project, Name: name, Host: m.Host, Epoch: m.Epoch, Durability: m.durability(),
 			}
 		}
+		if s.isOpen(m.ID) { // it may have been taken over since
+			return ErrInUse
+		}
 		if m.Deleted.IsZero() {
 			m.Deleted = s.now().UTC()
 		}

@@ -228,3 +228,23 @@ func TestI6PackedWhileTakenOver(t *testing.T) {
 		})
 	}
 }
+
+// A branch that its host is taking over while it is told to delete it is in use. It was
+// deleted, stayed open, and its data went when it could come back no more. I6. Seed
+// 7053261.
+func TestI6DeleteWhileItIsTakenOver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b, _, bStore, main := rivals(t, DurabilityRemote)
+		a.write(main, 1, 1)
+		var taken *Branch
+		bStore.Add(faultstore.Rule{Verb: objstore.VerbPut, KeyPrefix: "deleted/", Wait: func(context.Context, faultstore.Op) error {
+			taken = b.mustTakeOver(main.ID())
+			return nil
+		}})
+		if err := b.store.DeleteBranch(context.Background(), "p", "main"); !errors.Is(err, ErrInUse) {
+			t.Errorf("delete a branch that was taken over meanwhile: %v, want ErrInUse", err)
+		}
+		b.closeBranch(taken)
+		b.expect(b.open(main.ID()), 1, 1)
+	})
+}
