@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	lru "github.com/hashicorp/golang-lru/v2"
 )
@@ -90,13 +91,13 @@ type checker struct {
 	// foreign says that another host has it: its log grows while it is checked.
 	foreign bool
 
-	found     map[[2]string]int // damage by object and detail: place in rep.Damage
-	segments  *lru.Cache[objectID, *objectState]
-	packs     *lru.Cache[objectID, *objectState]
-	read      *lru.Cache[objectID, []error] // objects read before: what is wrong with their frames
-	manifests *lru.Cache[BranchID, *manifest]
-	whole     *lru.Cache[pageKey, struct{}] // pages whose subtree is whole
-	deepSpace []byte
+	found      map[[2]string]int // damage by object and detail: place in rep.Damage
+	segments   *lru.Cache[objectID, *objectState]
+	packs      *lru.Cache[objectID, *objectState]
+	read       *lru.Cache[objectID, []error] // objects read before: what is wrong with their frames
+	manifests  *lru.Cache[BranchID, *manifest]
+	whole      *lru.Cache[pageKey, struct{}] // pages whose subtree is whole
+	frameSpace sync.Pool                     // of *[2 * frameBlocks * BlockSize]byte: a frame as it is stored, and its blocks
 }
 
 // Check proves branches whole: the manifest and those of the ancestors; every
@@ -112,6 +113,7 @@ type checker struct {
 // damage.
 func (s *Store) Check(ctx context.Context, o CheckOptions) (*CheckReport, error) {
 	c := &checker{s: s, opts: o, rep: &CheckReport{}, found: map[[2]string]int{}}
+	c.frameSpace.New = func() any { return new([2 * frameBlocks * BlockSize]byte) }
 	var err error
 	if c.segments, err = lru.New[objectID, *objectState](checkSegments); err != nil {
 		return nil, fmt.Errorf("check: %w", err)

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"github.com/bough-db/bough/objstore"
 	"github.com/bough-db/bough/wal"
+	"golang.org/x/sync/errgroup"
 )
 
 func isGone(err error) bool { return errors.Is(err, ErrNotFound) || isNotExist(err) }
@@ -195,47 +197,70 @@ func (c *checker) frames(ctx context.Context, at objectID, ix *blockIndex) []err
 	} else {
 		c.rep.Packs++
 	}
-	whole := true
-	for i, fr := range ix.frames {
-		if !c.opts.Deep || ctx.Err() != nil {
-			break
-		}
-		if err := c.readFrame(ctx, at.key(), fr); err != nil && ctx.Err() == nil {
-			whole = false
-			all[i] = fmt.Errorf("frame %d at byte %d: %w", i, fr.off, err)
-			c.damage(at.key(), all[i], nil)
-		}
+	if c.opts.Deep {
+		c.readFrames(ctx, at.key(), ix.frames, all)
 	}
 	if ctx.Err() == nil {
-		if whole {
-			c.read.Add(at, nil)
-		} else {
+		if slices.ContainsFunc(all, func(err error) bool { return err != nil }) {
 			c.read.Add(at, all)
+		} else {
+			c.read.Add(at, nil)
 		}
 	}
 	return all
 }
 
-// readFrame verifies one frame of an object in the store.
-func (c *checker) readFrame(ctx context.Context, key string, f frameInfo) error {
-	if c.deepSpace == nil {
-		c.deepSpace = make([]byte, 2*frameBlocks*BlockSize)
+// checkAhead is how many frames a deep check reads at the same time: a store may be far
+// away.
+const checkAhead = 8
+
+// readFrames verifies the frames of an object in the store, and sets what is wrong with
+// each.
+func (c *checker) readFrames(ctx context.Context, key string, frames []frameInfo, wrong []error) {
+	var got atomic.Int64
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(checkAhead)
+	for i, f := range frames {
+		g.Go(func() error {
+			n, err := c.readFrame(gctx, key, f)
+			got.Add(int64(n))
+			if err != nil {
+				wrong[i] = fmt.Errorf("frame %d at byte %d: %w", i, f.off, err)
+			}
+			return ctx.Err()
+		})
 	}
-	var err error
+	if g.Wait() != nil {
+		clear(wrong) // the check ends
+		return
+	}
+	c.rep.Bytes += got.Load()
+	for _, err := range wrong {
+		if err == nil {
+			c.rep.Frames++
+		} else {
+			c.damage(key, err, nil)
+		}
+	}
+}
+
+// readFrame verifies one frame of an object in the store, and returns how many bytes it
+// read for that.
+func (c *checker) readFrame(ctx context.Context, key string, f frameInfo) (read int, err error) {
+	space := c.frameSpace.Get().(*[2 * frameBlocks * BlockSize]byte)
+	defer c.frameSpace.Put(space)
+	stored, room := space[:f.size], space[frameBlocks*BlockSize:frameBlocks*BlockSize]
 	for range 2 {
 		var got int
-		stored := c.deepSpace[:f.size]
 		if got, _, err = c.s.objects.ReadAt(ctx, key, stored, int64(f.off)); err != nil {
-			return err
+			return read, err
 		}
-		c.rep.Bytes += int64(got)
-		room := c.deepSpace[frameBlocks*BlockSize : frameBlocks*BlockSize : 2*frameBlocks*BlockSize]
+		read += got
 		if _, err = decodeFrame(c.s.zr, f, stored[:got], room); err == nil {
-			c.rep.Frames++
-			return nil
+			return read, nil
 		}
 	}
-	return err
+	return read, err
 }
 
 // log checks the branch's own log up to the barrier: its segments and its

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -174,9 +175,12 @@ func (c *collector) run(ctx context.Context) error {
 	if err := c.press(ctx); err != nil {
 		return err
 	}
-	for _, id := range c.cat.ids() {
-		if err := c.branch(ctx, id); err != nil {
-			return err
+	for ids := range slices.Chunk(c.due(), collectAhead) {
+		seen := c.look(ctx, ids)
+		for i, id := range ids {
+			if err := c.branch(ctx, id, seen[i]); err != nil {
+				return err
+			}
 		}
 	}
 	if c.o.Sweep {
@@ -253,15 +257,48 @@ func (c *collector) guard(ctx context.Context, id BranchID, f func(context.Conte
 // errOvertaken says that somebody else changed what a collection was about to.
 var errOvertaken = errors.New("overtaken by another collection, or a writer")
 
-func (c *collector) branch(ctx context.Context, id BranchID) error {
-	n := c.cat.notes[id]
-	c.rep.Branches++
-	if c.now.Before(n.until) && c.limit == 0 && slices.Equal(n.settled, c.cat.pins[id]) && !c.o.Full && !c.o.DryRun && !c.o.Sweep {
-		return nil
+// collectAhead is how many logs are looked at at the same time: a store may be far away,
+// and most of them have nothing that is worth collecting.
+const collectAhead = 16
+
+// due returns the logs in which something can have changed, and counts all of them.
+func (c *collector) due() []BranchID {
+	return slices.DeleteFunc(c.cat.ids(), func(id BranchID) bool {
+		n := c.cat.notes[id]
+		c.rep.Branches++
+		if c.now.Before(n.until) && c.limit == 0 && slices.Equal(n.settled, c.cat.pins[id]) && !c.o.Full && !c.o.DryRun && !c.o.Sweep {
+			return true
+		}
+		n.until = time.Time{}
+		return false
+	})
+}
+
+// looked is a log as it was found.
+type looked struct {
+	v   *logView
+	err error // why there is none
+}
+
+// look views logs, and finds the heads of those that somebody writes, or has written.
+func (c *collector) look(ctx context.Context, ids []BranchID) []looked {
+	all := make([]looked, len(ids))
+	var wg sync.WaitGroup
+	for i, id := range ids {
+		wg.Go(func() {
+			v, err := c.view(ctx, id)
+			if all[i] = (looked{v, err}); err == nil && v.lives && v.m.Epoch > 0 {
+				v.sought, v.headErr = true, c.findHead(ctx, v)
+			}
+		})
 	}
-	n.until = time.Time{}
+	wg.Wait()
+	return all
+}
+
+func (c *collector) branch(ctx context.Context, id BranchID, seen looked) error {
 	return c.guard(ctx, id, func(ctx context.Context, id BranchID) error {
-		v, err := c.view(ctx, id)
+		v, err := seen.v, seen.err
 		if err != nil {
 			return err
 		}
@@ -272,7 +309,7 @@ func (c *collector) branch(ctx context.Context, id BranchID) error {
 		if err == nil {
 			err = c.packLog(ctx, v)
 		}
-		if err == nil && v.idle() && len(c.made[id]) == 0 {
+		if n := c.cat.notes[id]; err == nil && v.idle() && len(c.made[id]) == 0 {
 			n.until, n.settled = c.now.Add(v.rest), c.cat.pins[id]
 		}
 		return c.explain(ctx, v, err)

@@ -26,6 +26,8 @@ type logView struct {
 	other         map[string]int64 // objects below the branch that are none of these
 	head          moment           // the last barrier in the store
 	epoch         uint64           // that it is of
+	sought        bool             // head was looked for
+	headErr       error            // why it was not found
 	// pieces are the log, as far as it can be packed.
 	pieces []piece
 	standing

@@ -29,13 +29,15 @@ type serverConfig struct {
 	sockets   string // directory of the admin socket
 	host      string // loopback address for clients, the branch's own
 	port      int
-	peers     []string  // OS users that may be the superuser on the admin socket
-	keep      bool      // BranchSettings.KeepEffects
-	cleaning  bool      // no client and no effect on the outside in this run
-	recovery  []setting // to recover to a target in this run
-	remote    bool      // a flush is a request to the store
-	group     int       // how many clients there are, roughly: see groupOf
-	cores     int       // processors that they and the server share
+	peers     []string      // OS users that may be the superuser on the admin socket
+	keep      bool          // BranchSettings.KeepEffects
+	cleaning  bool          // no client and no effect on the outside in this run
+	recovery  []setting     // to recover to a target in this run
+	remote    bool          // a flush is a request to the store
+	clients   int           // how many there are
+	group     int           // the same roughly: see groupOf
+	pause     time.Duration // that the first of many commits makes: see pacer
+	cores     int           // processors that they and the server share
 	overrides map[string]string
 }
 
@@ -188,8 +190,16 @@ func (c *serverConfig) flushing() []setting {
 		// A flush takes as long as a request to the store. Whoever comes in that time
 		// waits for the next one; without a pause before that, half of the clients
 		// are always one flush behind the other half. A client alone does not wait.
-		{"commit_delay", strconv.FormatInt(commitDelay(c.group, c.cores).Microseconds(), 10)},
+		{"commit_delay", strconv.FormatInt(c.pause.Microseconds(), 10)},
 		{"commit_siblings", "1"},
+	}
+}
+
+// crowd adapts the settings to a number of clients.
+func (c *serverConfig) crowd(clients int) {
+	c.clients = clients
+	if group := groupOf(clients); group != c.group {
+		c.group, c.pause = group, firstPause(group, c.cores)
 	}
 }
 
@@ -201,28 +211,6 @@ func groupOf(clients int) int {
 		group *= 2
 	}
 	return group
-}
-
-// How long short transactions take that begin at the same time, and so how long the
-// first of many commits waits for the others: a little, and what each takes of the
-// processors.
-const (
-	commitBase   = 2 * time.Millisecond
-	commitClient = 1600 * time.Microsecond
-
-	// From so many clients for each processor on, transactions take about as long as
-	// a request to the store, and it is better that one half of the clients works
-	// while the other half's commits are on their way.
-	commitCrowd = 8
-)
-
-// commitDelay returns how long the first of many commits waits, on so many processors.
-// See "Durability" in the package documentation.
-func commitDelay(clients, cores int) time.Duration {
-	if clients > commitCrowd*cores {
-		return 0
-	}
-	return commitBase + time.Duration(clients)*commitClient/time.Duration(cores)
 }
 
 // file renders postgresql.conf: what initdb found out about the cluster and

@@ -80,11 +80,15 @@
 //
 // All who commit should share one flush. Whoever commits while one is under way waits
 // for the next; so without a pause half of the clients are always one flush behind the
-// other half. The first of many commits therefore waits (commit_delay) about as long as
-// the transactions of all others take of the processors, which follows the number of
-// clients, in powers of two. Where that is longer than the flush, with more than eight
-// clients to a processor, there is no pause: one half of the clients works while the
-// other half waits.
+// other half. The first of many commits therefore waits (commit_delay) until the others
+// have come back from the last flush. How long that takes depends on their number, the
+// machine and what they do, so it is looked for: it begins with what is long enough on a
+// slow machine, is made shorter step by step for as long as the server makes more
+// transactions by that, and looked at again once a minute. Measured with pgbench's simple
+// update on two cores, requests of 37 ms, transactions a second:
+//
+//	 8 clients   97 without a pause, 116 with 1 ms, 183 with 2, 178 with 4, 153 with 8
+//	50 clients  587 without a pause, 627 with 4 ms, 844 with 5, 861 with 10, 642 with 30
 //
 // # Checkpoints
 //

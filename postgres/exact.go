@@ -367,8 +367,8 @@ func (m *Manager) specOf(info cow.BranchInfo, ps ProjectSettings, bs BranchSetti
 		major: in.Major, lz4: in.lz4, pgdata: m.layout.pgdata(info.ID), run: m.layout.run(info.ID), sockets: sockets,
 		peers: m.peers, keep: bs.keeps(), remote: info.Durability == cow.DurabilityRemote,
 		name: info.Project + "/" + info.Name, cores: runtime.GOMAXPROCS(0),
-		group: groupOf(m.options.Clients(info.Project, info.Name)),
 	}}
+	spec.config.crowd(m.options.Clients(info.Project, info.Name))
 	spec.config.override(ps.Conf, bs.Conf)
 	return spec, nil
 }

@@ -114,6 +114,7 @@ type Manager struct {
 	spawner       *spawner
 	peers         []string
 	freePort      func(host string) (int, error)
+	retuned       chan struct{} // of capacity 1: see Tune
 
 	mu        sync.Mutex
 	endpoints map[cow.BranchID]*endpoint
@@ -144,6 +145,7 @@ func New(ctx context.Context, o Options) (*Manager, error) {
 		options: o, account: a, layout: l, installations: installations,
 		spawner: newSpawner(), peers: peersOf(os.Geteuid()), freePort: freePort,
 		endpoints: make(map[cow.BranchID]*endpoint), templates: make(map[int]*templateBuild),
+		retuned: make(chan struct{}, 1),
 	}, nil
 }
 

@@ -34,6 +34,7 @@ func (m *Manager) SetDurability(ctx context.Context, id cow.BranchID, d cow.Dura
 			}
 			changed, err := m.reload(id, s, func(c *serverConfig) { c.remote = d == cow.DurabilityRemote })
 			e.mu.Unlock()
+			m.wakeTuner()
 			if err != nil || !changed || d != cow.DurabilityRemote {
 				return err
 			}
@@ -53,25 +54,29 @@ func (m *Manager) SetDurability(ctx context.Context, id cow.BranchID, d cow.Dura
 }
 
 // Retune adapts the settings of a running endpoint to the number of its clients, as
-// Options.Clients has it. One that does not run does so at its start.
+// Options.Clients has it. One that does not run does so at its start. Tune goes on from
+// there.
 func (m *Manager) Retune(_ context.Context, project, branch string) error {
-	name := project + "/" + branch
-	group := groupOf(m.options.Clients(project, branch))
-	m.mu.Lock()
-	all := slices.Collect(maps.Values(m.endpoints))
-	m.mu.Unlock()
-	for _, e := range all {
+	name, clients := project+"/"+branch, m.options.Clients(project, branch)
+	for _, e := range m.all() {
 		e.mu.Lock()
 		var err error
 		if s := e.running(); s != nil && s.config.name == name {
-			_, err = m.reload(e.id, s, func(c *serverConfig) { c.group = group })
+			_, err = m.reload(e.id, s, func(c *serverConfig) { c.crowd(clients) })
 		}
 		e.mu.Unlock()
 		if err != nil {
 			return err
 		}
 	}
+	m.wakeTuner()
 	return nil
+}
+
+func (m *Manager) all() []*endpoint {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Collect(maps.Values(m.endpoints))
 }
 
 // reload changes the server's configuration, and has it read if that makes a

@@ -12,10 +12,11 @@ func TestFlushingSettings(t *testing.T) {
 		clients, cores int
 		delay          string
 	}{
-		{0, 2, "5200"}, {4, 2, "5200"}, {5, 2, "8400"}, {9, 2, "14800"}, {17, 2, "0"}, {5000, 2, "0"},
-		{8, 16, "2800"}, {50, 16, "8400"}, {5000, 16, "0"},
+		{0, 2, "5200"}, {4, 2, "5200"}, {5, 2, "8400"}, {9, 2, "14800"}, {17, 2, "16000"}, {5000, 2, "16000"},
+		{8, 16, "2800"}, {50, 16, "8400"}, {5000, 16, "16000"},
 	} {
-		c := serverConfig{remote: true, group: groupOf(tt.clients), cores: tt.cores}
+		c := serverConfig{remote: true, cores: tt.cores}
+		c.crowd(tt.clients)
 		file := c.file()
 		for _, want := range []string{"wal_recycle = 'on'", "wal_init_zero = 'on'",
 			"commit_delay = '" + tt.delay + "'", "commit_siblings = '1'"} {

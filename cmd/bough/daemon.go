@@ -68,13 +68,13 @@ type daemon struct {
 
 	endDoor    context.CancelFunc // closes the clients' connections
 	endExpirer context.CancelFunc // ends the deletion of what expires, and the collection
-	served     chan error         // one from each of door, api, crowd, expirer and collector
+	served     chan error         // one from each of door, api, crowd, tuner, expirer and collector
 }
 
 // startDaemon makes everything up to the point where serve may be called. When
 // it fails, nothing stays behind.
 func (o *serve) startDaemon(ctx context.Context, log *slog.Logger) (*daemon, error) {
-	d := &daemon{log: log, socket: o.daemonSocket(), served: make(chan error, 5)}
+	d := &daemon{log: log, socket: o.daemonSocket(), served: make(chan error, 6)}
 	if err := o.startSteps(ctx, d); err != nil {
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 		defer cancel()
@@ -326,6 +326,10 @@ func (d *daemon) serve() <-chan error {
 	})
 	go run("adapt settings", func() error {
 		d.crowd.run(ctx)
+		return nil
+	})
+	go run("tune endpoints", func() error {
+		d.endpoint.Tune(ctx)
 		return nil
 	})
 	go func() {

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -125,7 +127,8 @@ func (h *host) openState(ref string) openState {
 }
 
 // TestDurabilityOnline changes the durability of a branch while clients work on it, who
-// see nothing of it; the settings of its server follow, and a commit is one segment.
+// see nothing of it; the settings of its server follow, the pause of those who commit
+// adapts to them, and a commit is one segment.
 func TestDurabilityOnline(t *testing.T) {
 	t.Parallel()
 	c := sharedStore(t)
@@ -169,6 +172,17 @@ func TestDurabilityOnline(t *testing.T) {
 			t.Fatalf("change %d: the load ended: %v", i, load.stop())
 		}
 	}
+	pauses := map[string]bool{}
+	eventually(t, connectLimit, "the pause before a flush is adapted", func() error {
+		var delay string
+		if err := h.connect(p).QueryRow(t.Context(), "show commit_delay").Scan(&delay); err != nil {
+			t.Fatal(err)
+		}
+		if pauses[delay] = true; len(pauses) < 3 {
+			return fmt.Errorf("commit_delay has been %v", slices.Collect(maps.Keys(pauses)))
+		}
+		return nil
+	})
 	if err := load.stop(); err != nil {
 		t.Error(err)
 	}
