@@ -43,6 +43,8 @@ type remoteResult struct {
 	Bound float64 `json:"bound_tps"`
 	// PutMillis is what a put of 32 KiB took, at the median.
 	PutMillis float64 `json:"put_ms"`
+	// Pause is what the first of many commits waited for the others in the end.
+	Pause float64 `json:"pause_ms"`
 	Ratio     float64 `json:"ratio"` // Remote ÷ Bound
 }
 
@@ -227,7 +229,9 @@ func (s *s3Suite) warm(ctx context.Context) error {
 
 // remote compares durability remote with what one put for each commit allows. The
 // workload is pgbench's simple update: in TPC-B clients wait for each other's commits,
-// with locks on the few rows of branches and tellers, and the bound is another one.
+// with locks on the few rows of branches and tellers, and the bound is another one. Each
+// measurement begins with a server that was stopped, and so without pages to write that
+// another one has changed, and has the database in its memory or in the disk cache.
 func (s *s3Suite) remote(ctx context.Context) error {
 	put, err := s.putTime(ctx)
 	if err != nil {
@@ -239,6 +243,12 @@ func (s *s3Suite) remote(ctx context.Context) error {
 			if err := s.d.call(ctx, nil, "branch", "set", "bench/main", "--durability", d); err != nil {
 				return err
 			}
+			if err := s.d.call(ctx, nil, "suspend", "bench/main"); err != nil {
+				return err
+			}
+			if err := s.warm(ctx); err != nil {
+				return err
+			}
 			tps, err := s.measured(ctx, fmt.Sprintf("durability %s, %d clients", d, clients), clients, "simple-update")
 			if err != nil {
 				return err
@@ -247,16 +257,35 @@ func (s *s3Suite) remote(ctx context.Context) error {
 				r.Local = tps
 			} else {
 				r.Remote = tps
+				if r.Pause, err = s.pause(ctx); err != nil {
+					return err
+				}
 			}
 		}
 		n := float64(clients)
 		r.Bound = n / (put.Seconds() + n/r.Local)
 		r.Ratio = r.Remote / r.Bound
 		s.rep.Remote = append(s.rep.Remote, r)
-		fmt.Printf("%-24s %3d clients  local %7.0f  remote %7.1f  bound %7.1f tps  ratio %.2f  (put %.1f ms)\n",
-			"simple-update, remote", clients, r.Local, r.Remote, r.Bound, r.Ratio, r.PutMillis)
+		fmt.Printf("%-24s %3d clients  local %7.0f  remote %7.1f  bound %7.1f tps  ratio %.2f  (put %.1f ms, pause %.1f ms)\n",
+			"simple-update, remote", clients, r.Local, r.Remote, r.Bound, r.Ratio, r.PutMillis, r.Pause)
 	}
 	return s.d.call(ctx, nil, "branch", "set", "bench/main", "--durability", "local")
+}
+
+// pause returns the commit_delay that the server has, in milliseconds.
+func (s *s3Suite) pause(ctx context.Context) (float64, error) {
+	url, err := s.clientURL(ctx)
+	if err != nil {
+		return 0, err
+	}
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(ctx)
+	var micros float64
+	err = conn.QueryRow(ctx, "select current_setting('commit_delay')::float8").Scan(&micros)
+	return micros / 1000, err
 }
 
 // putTime returns how long a put of 32 KiB takes, at the median.
