@@ -235,6 +235,9 @@ func (e *endpoint) start(ctx context.Context, info cow.BranchInfo) (*server, err
 	e.server, e.failure, e.log = s, nil, nil
 	e.since, e.took = time.Now(), watch.total()
 	e.mu.Unlock()
+	if s.config.remote {
+		e.m.wakeTuner()
+	}
 	e.m.options.Logger.Info("endpoint started", "branch", info.Project+"/"+info.Name, "id", e.id,
 		"pid", s.proc.Pid, "port", s.config.port, "took", e.took, slog.Group("stage", watch.laps...))
 	return s, nil

@@ -132,17 +132,19 @@ func (m *Manager) takeOwnership(ctx context.Context, pgdata string) error {
 		return fmt.Errorf("take over the data: it belongs to another user than %s, and only root can change that", m.account.name)
 	}
 	owner := fmt.Sprintf("%d:%d", m.account.uid, m.account.gid)
-	return m.runTool(ctx, nil, "chown", "-R", "--no-dereference", owner, pgdata)
+	_, err := m.runTool(ctx, nil, "chown", "-R", "--no-dereference", owner, pgdata)
+	return err
 }
 
-// runTool runs a program to its end; its output is part of the error.
-func (m *Manager) runTool(ctx context.Context, as *syscall.Credential, name string, args ...string) error {
+// runTool runs a program to its end, and returns its output, which is part of the error.
+func (m *Manager) runTool(ctx context.Context, as *syscall.Credential, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = "/"
 	cmd.Env = m.childEnv("/usr/sbin")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: as}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("run %s: %w: %s", name, err, bytes.TrimSpace(out))
+	out, err := cmd.CombinedOutput()
+	if out = bytes.TrimSpace(out); err != nil {
+		return "", fmt.Errorf("run %s: %w: %s", name, err, out)
 	}
-	return nil
+	return string(out), nil
 }

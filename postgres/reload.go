@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sys/unix"
 
 	"github.com/bough-db/bough/cow"
@@ -34,13 +37,14 @@ func (m *Manager) SetDurability(ctx context.Context, id cow.BranchID, d cow.Dura
 			}
 			changed, err := m.reload(id, s, func(c *serverConfig) { c.remote = d == cow.DurabilityRemote })
 			e.mu.Unlock()
-			m.wakeTuner()
-			if err != nil || !changed || d != cow.DurabilityRemote {
+			if err != nil || !changed {
 				return err
 			}
-			if err := s.switchWAL(ctx); err != nil {
-				// It costs some requests until the file is full.
-				m.options.Logger.Warn("the WAL goes on in a file that was made for durability local", "id", id, "err", err)
+			if d == cow.DurabilityRemote {
+				m.prepareWAL(ctx, id, s)
+				m.wakeTuner()
+			} else {
+				s.zeroed.Store(false)
 			}
 			return nil
 		}
@@ -101,16 +105,28 @@ func (m *Manager) reload(id cow.BranchID, s *server, change func(*serverConfig))
 	return true, nil
 }
 
-// How long the server may take to read its configuration, and how often it is asked.
+// prepareWAL is zeroWAL for a server that has changed to durability remote, or was
+// started at it.
+func (m *Manager) prepareWAL(ctx context.Context, id cow.BranchID, s *server) {
+	if err := m.zeroWAL(ctx, s); err != nil && ctx.Err() == nil {
+		// It costs some requests until the file is full.
+		m.options.Logger.Warn("the WAL goes on in a file that was made for durability local", "id", id, "err", err)
+	}
+	s.zeroed.Store(true)
+}
+
+// How long the server may take to read its configuration and to begin new files, and how
+// often it is asked.
 const (
 	reloadWait = 5 * time.Second
 	reloadPoll = 20 * time.Millisecond
 )
 
-// switchWAL has the WAL go on in a new file, which is made as the settings are now:
-// one that was made for durability local is written for the first time, and each
-// flush of it takes more than one.
-func (s *server) switchWAL(ctx context.Context) error {
+// zeroWAL has the WAL go on in a file that was filled with zeros, as the settings for
+// durability remote have it: one that was made for durability local is sparse, and each
+// flush of a part of it that was never written takes three. It waits until the server
+// has read its settings.
+func (m *Manager) zeroWAL(ctx context.Context, s *server) error {
 	if _, ok := s.config.overrides["wal_init_zero"]; ok {
 		return nil // it is the user's choice
 	}
@@ -133,8 +149,43 @@ func (s *server) switchWAL(ctx context.Context) error {
 			return fmt.Errorf("wait until Postgres has read its settings: %w", ctx.Err())
 		}
 	}
-	if _, err := conn.Exec(ctx, "SELECT pg_switch_wal()"); err != nil {
-		return fmt.Errorf("begin a new file of WAL: %w", err)
+	// The next file may have been made ahead, and be a sparse one, too.
+	for range walAhead {
+		sparse, err := m.walIsSparse(ctx, s, conn)
+		if err != nil || !sparse {
+			return err
+		}
+		if _, err := conn.Exec(ctx, "SELECT pg_switch_wal()"); err != nil {
+			return fmt.Errorf("begin a new file of WAL: %w", err)
+		}
 	}
 	return nil
+}
+
+// walAhead is how many files of WAL are at most gone through for one that is not sparse:
+// a server makes one ahead.
+const walAhead = 4
+
+// walIsSparse tells whether the file that the WAL is written to has parts that were
+// never written. A child looks: see prepareScript.
+func (m *Manager) walIsSparse(ctx context.Context, s *server, conn *pgx.Conn) (bool, error) {
+	var name string
+	var size int64
+	var there bool
+	// After a switch the next one does nothing until something is written.
+	err := conn.QueryRow(ctx, "SELECT name, pg_size_bytes(current_setting('wal_segment_size')),"+
+		" (pg_stat_file('pg_wal/' || name, true)).size IS NOT NULL"+
+		" FROM (SELECT pg_walfile_name(pg_logical_emit_message(false, 'bough', '')) AS name) AS wal").Scan(&name, &size, &there)
+	if err != nil {
+		return false, fmt.Errorf("look at the WAL: %w", err)
+	}
+	if !there {
+		return false, nil // it is made when it is needed, as the settings are now
+	}
+	out, err := m.runTool(ctx, m.account.credential(), "stat", "--format=%b", "--", filepath.Join(s.config.pgdata, "pg_wal", name))
+	if err != nil {
+		return false, err
+	}
+	blocks, err := strconv.ParseInt(out, 10, 64)
+	return blocks*512 < size, err
 }

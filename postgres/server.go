@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -71,6 +72,7 @@ type server struct {
 	state  *os.ProcessState
 	inUse  bool          // the port was taken
 	grace  time.Duration // lingerLimit, but in tests
+	zeroed atomic.Bool   // at durability remote: zeroWAL was called
 }
 
 // serverSpec is what it takes to start a server.

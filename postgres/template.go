@@ -220,7 +220,7 @@ func (m *Manager) initdb(ctx context.Context, in Installation, pgdata string) er
 	if m.account.other {
 		own = append(own, "-o", fmt.Sprint(m.account.uid), "-g", fmt.Sprint(m.account.gid))
 	}
-	if err := m.runTool(ctx, nil, "install", append(own, pgdata)...); err != nil {
+	if _, err := m.runTool(ctx, nil, "install", append(own, pgdata)...); err != nil {
 		return err
 	}
 	var err error
@@ -229,7 +229,7 @@ func (m *Manager) initdb(ctx context.Context, in Installation, pgdata string) er
 			"--pgdata", pgdata, "--username", superuser, "--data-checksums", "--encoding", "UTF8", "--no-sync",
 			"--auth-local", "peer", "--auth-host", "scram-sha-256",
 		}, locale...)
-		if err = m.runTool(ctx, m.account.credential(), filepath.Join(in.BinDir, "initdb"), args...); err == nil {
+		if _, err = m.runTool(ctx, m.account.credential(), filepath.Join(in.BinDir, "initdb"), args...); err == nil {
 			return nil
 		}
 		if !strings.Contains(err.Error(), "invalid locale name") {

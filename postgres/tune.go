@@ -36,9 +36,9 @@ func (m *Manager) wakeTuner() {
 	}
 }
 
-// Tune adapts running endpoints to their load, until ctx ends: at durability remote, and
-// with several clients, it looks for the best pause before a flush. While no endpoint has
-// them it does nothing.
+// Tune adapts running endpoints at durability remote to what they do, until ctx ends:
+// one that has just started gets a file of WAL that suits it, and for one with several
+// clients it looks for the best pause before a flush. While there is none it does nothing.
 func (m *Manager) Tune(ctx context.Context) {
 	all := map[*endpoint]*tuning{}
 	tick := time.NewTicker(tuneTick)
@@ -54,7 +54,7 @@ func (m *Manager) Tune(ctx context.Context) {
 		case <-tick.C:
 		case <-m.retuned:
 			if len(all) > 0 {
-				continue // it is looked at soon
+				continue // there is a tick soon
 			}
 			tick.Reset(tuneTick)
 		case <-ctx.Done():
@@ -87,6 +87,9 @@ func (m *Manager) tune(ctx context.Context, e *endpoint, t *tuning) (*tuning, er
 		c = s.config
 	}
 	e.mu.Unlock()
+	if s != nil && c.remote && !s.zeroed.Load() {
+		m.prepareWAL(ctx, e.id, s)
+	}
 	_, chosen := c.overrides["commit_delay"]
 	if s == nil || s.hasExited() || !c.remote || c.clients < 2 || chosen {
 		t.close()
