@@ -76,7 +76,8 @@
 //
 // A commit must be one flush. Writing to a file for the first time makes the file system
 // commit its own journal with the flush, two more flushes, one after the other. So the
-// WAL is written over what was written before: wal_init_zero and wal_recycle are on.
+// WAL is written over what was written before: wal_init_zero and wal_recycle are on, and a
+// file that was made without them, at durability local, is left for the next one.
 //
 // All who commit should share one flush. Whoever commits while one is under way waits
 // for the next; so without a pause half of the clients are always one flush behind the

@@ -108,7 +108,7 @@ func (m *Manager) reload(id cow.BranchID, s *server, change func(*serverConfig))
 // prepareWAL is zeroWAL for a server that has changed to durability remote, or was
 // started at it.
 func (m *Manager) prepareWAL(ctx context.Context, id cow.BranchID, s *server) {
-	if err := m.zeroWAL(ctx, s); err != nil && ctx.Err() == nil {
+	if err := m.zeroWAL(ctx, s); err != nil && ctx.Err() == nil && !s.hasExited() {
 		// It costs some requests until the file is full.
 		m.options.Logger.Warn("the WAL goes on in a file that was made for durability local", "id", id, "err", err)
 	}

@@ -87,7 +87,7 @@ func (m *Manager) tune(ctx context.Context, e *endpoint, t *tuning) (*tuning, er
 		c = s.config
 	}
 	e.mu.Unlock()
-	if s != nil && c.remote && !s.zeroed.Load() {
+	if s != nil && !s.hasExited() && c.remote && !s.zeroed.Load() {
 		m.prepareWAL(ctx, e.id, s)
 	}
 	_, chosen := c.overrides["commit_delay"]
