@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -148,6 +149,30 @@ func (s *Store) pickUp(ctx context.Context, id BranchID) (bool, error) {
 		}
 	}
 	return true, nil
+}
+
+// How long whoever waits for a journal leaves it at that, at first and at most, before
+// what was left behind is picked up to make room.
+const (
+	roomWait    = 2 * time.Second
+	roomWaitMax = time.Minute
+)
+
+// makeRoom picks up, until ctx ends, what branches have left behind that nobody may open
+// again: somebody waits for a journal, and theirs take up the room. What could not be
+// recovered when they were closed is tried again.
+func (s *Store) makeRoom(ctx context.Context) {
+	for wait := roomWait; pause(ctx, wait); wait = min(2*wait, roomWaitMax) {
+		s.mu.Lock()
+		left := maps.Clone(s.left)
+		s.mu.Unlock()
+		if len(left) == 0 || s.recover(ctx) != nil {
+			continue
+		}
+		s.mu.Lock()
+		maps.DeleteFunc(s.left, func(log BranchID, n int) bool { return left[log] == n })
+		s.mu.Unlock()
+	}
 }
 
 // pickUpAll is pickUp for every log that the branch can name. It fails when a

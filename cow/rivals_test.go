@@ -395,8 +395,14 @@ func TestHistoryOnAFencedHost(t *testing.T) {
 }
 
 // The journals of a branch that was taken over, and closed, kept others on the host
-// from getting any, until the next start. Seed 109344.
+// from getting any, until the next start; later only if the store failed when they were
+// to be set aside. Seeds 109344 and 9023471.
 func TestFencedJournalsStarveNobody(t *testing.T) {
+	t.Run("at once", func(t *testing.T) { fencedJournals(t, false) })
+	t.Run("the store fails", func(t *testing.T) { fencedJournals(t, true) })
+}
+
+func fencedJournals(t *testing.T, fail bool) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := memstore.New(memstore.Options{})
 		aStore := faultstore.New(mem, faultstore.Options{})
@@ -415,6 +421,9 @@ func TestFencedJournalsStarveNobody(t *testing.T) {
 		g.Release()
 		synctest.Wait()
 		mustFail(t, main, ErrFenced)
+		if fail {
+			failOnce(aStore, objstore.VerbGet, manifestKey(main.ID()), faultstore.ErrorBefore)
+		}
 		if err := main.Close(context.Background()); !errors.Is(err, ErrFenced) {
 			t.Fatalf("close: %v, want %v", err, ErrFenced)
 		}

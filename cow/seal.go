@@ -91,7 +91,7 @@ func (b *Branch) createJournal(number wal.SegmentNo) (*wal.Journal, error) {
 	defer b.setWaiting("")
 	b.setWaiting("for a journal file: the journals have used up their bytes, and the store has not taken them yet")
 	for told := false; ; told = true {
-		j, err := b.store.journals.Create(b.usable, h)
+		j, err := b.takeJournal(h)
 		if err == nil {
 			// A file of another size could not take every batch, or has slots
 			// that no address can name.
@@ -113,6 +113,16 @@ func (b *Branch) createJournal(number wal.SegmentNo) (*wal.Journal, error) {
 			return nil, fmt.Errorf("write to branch %s: %w", b.id, err)
 		}
 	}
+}
+
+// takeJournal waits for a journal to be free.
+func (b *Branch) takeJournal(h wal.Header) (*wal.Journal, error) {
+	ctx, cancel := context.WithCancel(b.usable)
+	var room sync.WaitGroup
+	room.Go(func() { b.store.makeRoom(ctx) })
+	defer room.Wait()
+	defer cancel()
+	return b.store.journals.Create(b.usable, h)
 }
 
 // patience returns a context for waiting as long as Options.FullWait allows, and the

@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -60,7 +61,14 @@ func (m *Manager) Tune(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		for _, e := range m.all() {
+		endpoints := m.all()
+		for e, t := range all {
+			if !slices.Contains(endpoints, e) { // its branch was deleted
+				t.close()
+				delete(all, e)
+			}
+		}
+		for _, e := range endpoints {
 			t, err := m.tune(ctx, e, all[e])
 			if err != nil && ctx.Err() == nil {
 				m.options.Logger.Debug("the pause before a flush is not adapted", "id", e.id, "err", err)
