@@ -110,6 +110,11 @@ func (p *planner) packRuns(ctx context.Context, runs []packRun) (split []packRun
 		done = append(done, m)
 		p.rep.Packs++
 		p.rep.Written += m.ref.Bytes
+		p.rep.Replaced += len(r.pieces)
+		for j := range r.pieces {
+			p.rep.Freeable += r.pieces[j].size
+		}
+		p.rep.Freeable -= m.ref.Bytes
 	}
 	return split, p.announce(ctx, gen, done)
 }

@@ -62,6 +62,9 @@ func TestCollectOverwritten(t *testing.T) {
 		if rep.Packs == 0 || after > before/4 || before-after < rep.Freed-rep.Written-1000 {
 			t.Errorf("%d bytes became %d: %+v", before, after, rep)
 		}
+		if rep.Replaced < rounds-5 || rep.Freeable > rep.Freed || rep.Freeable < rep.Freed/2 {
+			t.Errorf("the report does not say what the packs replace, of which all was deleted: %+v", rep)
+		}
 		verify()
 		w.restart()
 		b = w.open(b.ID())
