@@ -25,6 +25,8 @@ type collector struct {
 	log   *slog.Logger
 	now   func() time.Time
 	pace  *pacer
+	// trim has mounted file systems discard their free space.
+	trim func(context.Context)
 	// every is how long after a change a round is due; 0 is never.
 	every time.Duration
 	// historyBytes is how much history may take; 0 is as much as it takes.
@@ -105,6 +107,7 @@ func (c *collector) due() bool {
 
 // round collects once, if it is this host's turn.
 func (c *collector) round(ctx context.Context) {
+	c.trim(ctx)
 	changes, bytes := c.changed()
 	began := c.begin()
 	rep, err := c.store.CollectInTurn(ctx, cow.CollectOptions{HistoryBytes: c.historyBytes, Pace: c.pace.wait}, c.every)

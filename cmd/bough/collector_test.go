@@ -35,7 +35,7 @@ func runCollector(t *testing.T, change func(*collector)) (*collector, *cow.Store
 	}
 	c := &collector{
 		store: store, meter: meter, log: slog.New(slog.DiscardHandler), now: time.Now, every: collectEvery,
-		pace: &pacer{busy: func() uint64 { return 0 }},
+		pace: &pacer{busy: func() uint64 { return 0 }}, trim: func(context.Context) {},
 	}
 	if change != nil {
 		change(c)

@@ -260,6 +260,7 @@ func (o *serve) openBackend(_ context.Context, d *daemon) (err error) {
 	d.backend.expirer = newExpirer(d.backend)
 	d.backend.collector = &collector{
 		store: d.store, meter: d.meter, log: d.log, now: o.now, pace: &pacer{busy: d.disks.barriers},
+		trim:  func(ctx context.Context) { d.volumes.trimAll(ctx, d.log) },
 		every: o.collectEvery, historyBytes: o.historyBytes,
 	}
 	d.volumes.lost = d.backend.lost

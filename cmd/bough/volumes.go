@@ -202,6 +202,30 @@ func (v *volumes) Attach(ctx context.Context, o blockdev.AttachOptions) (blockde
 	return at, nil
 }
 
+// trimTimeout bounds how long a file system may take to discard its free space.
+const trimTimeout = time.Minute
+
+// trimAll has all mounted file systems discard their free space, so that what was
+// deleted in them takes no room in the store any longer than the history wants it.
+func (v *volumes) trimAll(ctx context.Context, log *slog.Logger) {
+	v.mu.Lock()
+	var ids []cow.BranchID
+	for id, h := range v.held {
+		if h.device != "" {
+			ids = append(ids, id)
+		}
+	}
+	v.mu.Unlock()
+	for _, id := range ids {
+		trim, cancel := context.WithTimeout(ctx, trimTimeout)
+		err := v.Trim(trim, string(id))
+		cancel()
+		if err != nil && ctx.Err() == nil && !errors.Is(err, blockdev.ErrNotAttached) {
+			log.Debug("free space is not discarded", "branch", id, "err", err)
+		}
+	}
+}
+
 // wantsThrough tells whether each write of a branch is to be durable when it is
 // acknowledged, so that the kernel sends no flushes. At durability remote it is: a loop
 // device does nothing else during a flush, so that every read that reaches it would

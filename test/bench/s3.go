@@ -45,7 +45,7 @@ type remoteResult struct {
 	PutMillis float64 `json:"put_ms"`
 	// Pause is what the first of many commits waited for the others in the end.
 	Pause float64 `json:"pause_ms"`
-	Ratio     float64 `json:"ratio"` // Remote ÷ Bound
+	Ratio float64 `json:"ratio"` // Remote ÷ Bound
 }
 
 // costResult is what a number of transactions asked of the store.

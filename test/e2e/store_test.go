@@ -109,6 +109,7 @@ func TestStartWithoutStore(t *testing.T) {
 type openState struct {
 	Segment uint64 `json:"segment"`
 	Flushes uint64 `json:"flushes"`
+	Trims   uint64 `json:"trims"`
 }
 
 func (h *host) openState(ref string) openState {
@@ -225,4 +226,24 @@ func (h *host) commitsAreSegments(project, name string) {
 		}
 		return nil
 	})
+}
+
+// TestFreeSpaceIsDiscarded drops a table: before the next collection in the background
+// the file system gives the room back to the branch.
+func TestFreeSpaceIsDiscarded(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.start("--create", "demo", "--gc-every", "1s")
+	h.exec("demo", "create table keep as select generate_series(1, 1000) i",
+		"create table t as select md5(i::text) from generate_series(1, 100000) i", "drop table t")
+	eventually(t, connectLimit, "free space is discarded", func() error {
+		if h.openState("demo").Trims == 0 {
+			return errors.New("nothing was trimmed")
+		}
+		return nil
+	})
+	if n := h.count("demo", "select count(*) from keep"); n != 1000 {
+		t.Errorf("%d rows are left, want 1000", n)
+	}
+	h.bough("verify", "demo")
 }
