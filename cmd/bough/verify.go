@@ -15,8 +15,8 @@ import (
 // verify is `bough verify`.
 type verify struct {
 	*app
-	quick, bootIt bool
-	store         string
+	quick, deep, bootIt bool
+	store               string
 }
 
 func (a *app) verifyCmd() *cobra.Command {
@@ -39,10 +39,15 @@ func (a *app) verifyCmd() *cobra.Command {
 	cmd.Flags().StringVar(&o.store, "store", "", "check this store, a directory or s3:// URL, without a daemon")
 	cmd.Flags().BoolVar(&o.bootIt, "boot", false, "start a branch of it and have Postgres's own tools check that")
 	cmd.Flags().BoolVar(&o.quick, "quick", false, "do not read the data itself, only what describes it")
+	cmd.Flags().BoolVar(&o.deep, "deep", true, "read the data itself, too")
 	return cmd
 }
 
 func (o *verify) run(cmd *cobra.Command, args []string) error {
+	if o.quick && o.deep && cmd.Flags().Changed("deep") {
+		return usagef("--quick and --deep contradict each other")
+	}
+	o.quick = o.quick || !o.deep
 	if o.bootIt {
 		if len(args) == 0 || o.quick || o.store != "" {
 			return usagef("--boot wants a branch, and neither --quick nor --store: `bough verify --boot PROJECT/BRANCH[@POINT]`")

@@ -245,5 +245,5 @@ func TestFreeSpaceIsDiscarded(t *testing.T) {
 	if n := h.count("demo", "select count(*) from keep"); n != 1000 {
 		t.Errorf("%d rows are left, want 1000", n)
 	}
-	h.bough("verify", "demo")
+	h.bough("verify", "--deep", "demo")
 }
