@@ -9,6 +9,7 @@ import (
 
 	"github.com/bough-db/bough/objstore"
 	"github.com/bough-db/bough/wal"
+	"golang.org/x/sync/errgroup"
 )
 
 // BranchUsage is what a branch takes of the store, in bytes as stored. Unique, Lent,
@@ -171,30 +172,14 @@ func (c *collector) usage(ctx context.Context) (*StoreUsage, error) {
 		return nil, err
 	}
 	branches := map[BranchID]*BranchUsage{}
-	for _, log := range c.cat.ids() {
-		n := c.cat.notes[log]
-		l, err := c.measure(ctx, log)
+	for logs := range slices.Chunk(c.cat.ids(), measureChunk) {
+		all := c.measureAll(ctx, logs)
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		if err != nil {
-			u.Problems = append(u.Problems, CollectProblem{Branch: log, Detail: err.Error()})
-			l = &logUsage{m: &manifest{ID: log}, data: sizes[log]}
+		for i, log := range logs {
+			c.account(u, branches, sizes, log, all[i])
 		}
-		// What the list says counts, so that the sum is right.
-		l.total = max(sizes[log], l.data)
-		l.data = min(l.data, sizes[log])
-		owner := c.cat.standing(log).owner
-		if owner == nil || !owner.deleted.IsZero() {
-			u.Deleted += sizes[log]
-			continue
-		}
-		if branches[n.branch] == nil {
-			branches[n.branch] = &BranchUsage{Branch: n.branch}
-		}
-		branches[n.branch].add(l)
-		c.past = append(c.past, l.past...)
-		delete(sizes, log)
 	}
 	for _, b := range branches {
 		u.Branches = append(u.Branches, *b)
@@ -221,6 +206,54 @@ func (c *collector) sizes(ctx context.Context, u *StoreUsage) (map[BranchID]int6
 		}
 		return nil
 	})
+}
+
+// measureChunk is how many logs are measured before they are added up.
+const measureChunk = 256
+
+// account adds a log to its branch, and to all.
+func (c *collector) account(u *StoreUsage, branches map[BranchID]*BranchUsage, sizes map[BranchID]int64, log BranchID, m measured) {
+	l := m.l
+	if m.err != nil {
+		u.Problems = append(u.Problems, CollectProblem{Branch: log, Detail: m.err.Error()})
+		l = &logUsage{m: &manifest{ID: log}, data: sizes[log]}
+	}
+	// What the list says counts, so that the sum is right.
+	l.total = max(sizes[log], l.data)
+	l.data = min(l.data, sizes[log])
+	owner := c.cat.standing(log).owner
+	if owner == nil || !owner.deleted.IsZero() {
+		u.Deleted += sizes[log]
+		return
+	}
+	branch := c.cat.notes[log].branch
+	if branches[branch] == nil {
+		branches[branch] = &BranchUsage{Branch: branch}
+	}
+	branches[branch].add(l)
+	c.past = append(c.past, l.past...)
+	delete(sizes, log)
+}
+
+// measured is what a log takes, or why that is not known.
+type measured struct {
+	l   *logUsage
+	err error
+}
+
+// measureAll measures logs, many at a time: a store may be far away.
+func (c *collector) measureAll(ctx context.Context, logs []BranchID) []measured {
+	all := make([]measured, len(logs))
+	var g errgroup.Group
+	g.SetLimit(collectAhead)
+	for i, log := range logs {
+		g.Go(func() error {
+			all[i].l, all[i].err = c.measure(ctx, log)
+			return ctx.Err()
+		})
+	}
+	_ = g.Wait() // what it returns, ctx has
+	return all
 }
 
 // measure reckons what a log takes, and for whom.

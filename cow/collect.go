@@ -317,18 +317,19 @@ func (c *collector) branch(ctx context.Context, id BranchID, seen looked) error 
 }
 
 // explain returns errOvertaken in place of an error that comes of what another
-// collection has moved or dropped. A barrier that something begins at and that is not
-// kept is such a case: whoever put the record of that is about to find out, and takes
-// the record back, or has died, and it is swept.
+// collection has moved or dropped: an object is not there any more, or the pack that
+// stands for it has not kept what this collection looks for, which looks like damage. A
+// barrier that something begins at and that is not kept is such a case: whoever put the
+// record of that is about to find out, and takes the record back, or has died, and it is
+// swept.
 func (c *collector) explain(ctx context.Context, v *logView, err error) error {
-	if errors.Is(err, ErrNotKept) {
+	switch {
+	case errors.Is(err, ErrNotKept):
 		return errOvertaken
-	}
-	if !isNotExist(err) {
-		return err
-	}
-	if c.s.writes(v.m) {
+	case isNotExist(err) && c.s.writes(v.m):
 		return errOvertaken // the log ends with journals of this process, which are on their way
+	case !isNotExist(err) && !errors.Is(err, ErrCorrupt):
+		return err
 	}
 	if now, lerr := c.s.loadLayout(ctx, v.m.ID); lerr == nil && !now.same(v.at) {
 		return errOvertaken

@@ -293,7 +293,7 @@ func (c *collector) decide(ctx context.Context, id BranchID) error {
 		if err != nil {
 			return err
 		}
-		return c.clean(ctx, v)
+		return c.explain(ctx, v, c.clean(ctx, v))
 	}
 	return nil
 }
