@@ -183,6 +183,7 @@ func TestRemoteWaitsWhileStoreIsAway(t *testing.T) {
 		defer w.stop()
 		defer slow.Heal()
 		w.write(b, 1, 1)
+		synctest.Wait()   // its journal is given back: the read is one of the store
 		w.expect(b, 1, 1) // memory has it from now on
 		away := errors.New("connection refused")
 		slow.Heal()
