@@ -9,7 +9,6 @@ import (
 
 	"github.com/bough-db/bough/objstore"
 	"github.com/bough-db/bough/wal"
-	"golang.org/x/sync/errgroup"
 )
 
 // BranchUsage is what a branch takes of the store, in bytes as stored. Unique, Lent,
@@ -173,9 +172,12 @@ func (c *collector) usage(ctx context.Context) (*StoreUsage, error) {
 	}
 	branches := map[BranchID]*BranchUsage{}
 	for logs := range slices.Chunk(c.cat.ids(), measureChunk) {
-		all := c.measureAll(ctx, logs)
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
+		all, err := gather(ctx, logs, func(ctx context.Context, log BranchID) (measured, error) {
+			l, err := c.measure(ctx, log)
+			return measured{l, err}, ctx.Err()
+		})
+		if err != nil {
+			return nil, err
 		}
 		for i, log := range logs {
 			c.account(u, branches, sizes, log, all[i])
@@ -239,21 +241,6 @@ func (c *collector) account(u *StoreUsage, branches map[BranchID]*BranchUsage, s
 type measured struct {
 	l   *logUsage
 	err error
-}
-
-// measureAll measures logs, many at a time: a store may be far away.
-func (c *collector) measureAll(ctx context.Context, logs []BranchID) []measured {
-	all := make([]measured, len(logs))
-	var g errgroup.Group
-	g.SetLimit(collectAhead)
-	for i, log := range logs {
-		g.Go(func() error {
-			all[i].l, all[i].err = c.measure(ctx, log)
-			return ctx.Err()
-		})
-	}
-	_ = g.Wait() // what it returns, ctx has
-	return all
 }
 
 // measure reckons what a log takes, and for whom.

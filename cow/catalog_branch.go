@@ -512,12 +512,13 @@ func (s *Store) listNames(ctx context.Context, prefix string) ([]string, error) 
 	}
 }
 
-// gatherMax is how many records are read at the same time.
+// gatherMax is how many records, or logs, are read at the same time: a store may be far
+// away.
 const gatherMax = 16
 
 // gather reads one record for each name, leaving out those that have gone
 // meanwhile.
-func gather[T any](ctx context.Context, names []string, read func(context.Context, string) (T, error)) ([]T, error) {
+func gather[N, T any](ctx context.Context, names []N, read func(context.Context, N) (T, error)) ([]T, error) {
 	all := make([]T, len(names))
 	gone := make([]bool, len(names))
 	g, gctx := errgroup.WithContext(ctx)

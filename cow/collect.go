@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -175,8 +174,11 @@ func (c *collector) run(ctx context.Context) error {
 	if err := c.press(ctx); err != nil {
 		return err
 	}
-	for ids := range slices.Chunk(c.due(), collectAhead) {
-		seen := c.look(ctx, ids)
+	for ids := range slices.Chunk(c.due(), gatherMax) {
+		seen, err := c.look(ctx, ids)
+		if err != nil {
+			return err
+		}
 		for i, id := range ids {
 			if err := c.branch(ctx, id, seen[i]); err != nil {
 				return err
@@ -257,10 +259,6 @@ func (c *collector) guard(ctx context.Context, id BranchID, f func(context.Conte
 // errOvertaken says that somebody else changed what a collection was about to.
 var errOvertaken = errors.New("overtaken by another collection, or a writer")
 
-// collectAhead is how many logs are looked at at the same time: a store may be far away,
-// and most of them have nothing that is worth collecting.
-const collectAhead = 16
-
 // due returns the logs in which something can have changed, and counts all of them.
 func (c *collector) due() []BranchID {
 	return slices.DeleteFunc(c.cat.ids(), func(id BranchID) bool {
@@ -280,20 +278,16 @@ type looked struct {
 	err error // why there is none
 }
 
-// look views logs, and finds the heads of those that somebody writes, or has written.
-func (c *collector) look(ctx context.Context, ids []BranchID) []looked {
-	all := make([]looked, len(ids))
-	var wg sync.WaitGroup
-	for i, id := range ids {
-		wg.Go(func() {
-			v, err := c.view(ctx, id)
-			if all[i] = (looked{v, err}); err == nil && v.lives && v.m.Epoch > 0 {
-				v.sought, v.headErr = true, c.findHead(ctx, v)
-			}
-		})
-	}
-	wg.Wait()
-	return all
+// look views logs, and finds the heads of those that somebody writes, or has written:
+// most of them have nothing that is worth collecting.
+func (c *collector) look(ctx context.Context, ids []BranchID) ([]looked, error) {
+	return gather(ctx, ids, func(ctx context.Context, id BranchID) (looked, error) {
+		v, err := c.view(ctx, id)
+		if err == nil && v.lives && v.m.Epoch > 0 {
+			_ = c.findHead(ctx, v) // whoever needs it is told what went wrong
+		}
+		return looked{v, err}, ctx.Err()
+	})
 }
 
 func (c *collector) branch(ctx context.Context, id BranchID, seen looked) error {

@@ -72,11 +72,8 @@ func (c *collector) plan(ctx context.Context, v *logView) ([]packRun, *planner, 
 	if v.m.Epoch == 0 {
 		return nil, nil, nil // it has no log
 	}
-	if !v.sought {
-		v.sought, v.headErr = true, c.findHead(ctx, v)
-	}
-	if v.headErr != nil {
-		return nil, nil, v.headErr
+	if err := c.findHead(ctx, v); err != nil {
+		return nil, nil, err
 	}
 	if !v.end().settled(v.m) {
 		return nil, nil, nil // somebody takes it over

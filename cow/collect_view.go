@@ -103,8 +103,16 @@ func (v *logView) add(i objstore.Info) {
 	}
 }
 
-// findHead finds the last barrier that the store has of the log, and its epoch.
+// findHead finds the last barrier that the store has of the log, and its epoch. It looks
+// once for each view.
 func (c *collector) findHead(ctx context.Context, v *logView) error {
+	if !v.sought {
+		v.sought, v.headErr = true, c.seekHead(ctx, v)
+	}
+	return v.headErr
+}
+
+func (c *collector) seekHead(ctx context.Context, v *logView) error {
 	if n, open := c.s.storedHere(v.m.ID); open {
 		// What only its journals have may be lost with this host.
 		if n == 0 {

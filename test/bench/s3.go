@@ -204,13 +204,17 @@ func (s *s3Suite) smallCache(ctx context.Context) error {
 	return s.warm(ctx)
 }
 
-// warm reads the database once, into the disk cache.
-func (s *s3Suite) warm(ctx context.Context) error {
+func (s *s3Suite) connect(ctx context.Context) (*pgx.Conn, error) {
 	url, err := s.clientURL(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	conn, err := pgx.Connect(ctx, url)
+	return pgx.Connect(ctx, url)
+}
+
+// warm reads the database once, into the disk cache.
+func (s *s3Suite) warm(ctx context.Context) error {
+	conn, err := s.connect(ctx)
 	if err != nil {
 		return err
 	}
@@ -274,11 +278,7 @@ func (s *s3Suite) remote(ctx context.Context) error {
 
 // pause returns the commit_delay that the server has, in milliseconds.
 func (s *s3Suite) pause(ctx context.Context) (float64, error) {
-	url, err := s.clientURL(ctx)
-	if err != nil {
-		return 0, err
-	}
-	conn, err := pgx.Connect(ctx, url)
+	conn, err := s.connect(ctx)
 	if err != nil {
 		return 0, err
 	}
