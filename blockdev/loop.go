@@ -251,7 +251,8 @@ const (
 // belief outlives the binding: whoever gets the device next would lose commits.
 // So it is set at every attach, read back, and put back at detach.
 //
-// Setting it freezes the queue, so a value that is right is left alone.
+// A device without a volatile cache is not throttled: see setThrottle. Setting either
+// freezes the queue, so a value that is right is left alone.
 func setWriteCache(n int, through bool) error {
 	want := writeBack
 	if through {
@@ -264,6 +265,9 @@ func setWriteCache(n int, through bool) error {
 			return fmt.Errorf("read write cache of %s: %w", loopPath(n), err)
 		}
 		if got == want {
+			if through || !write {
+				setThrottle(n, !through)
+			}
 			return nil
 		}
 		if !write {
@@ -282,5 +286,23 @@ func restoreWriteCache(n int) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("restore write cache of %s: %w", loopPath(n), err)
 	}
+	setThrottle(n, true)
 	return nil
+}
+
+// setThrottle turns the kernel's throttling of buffered writes on loop device n on, as
+// it is at first, or off (queue/wbt_lat_usec of Documentation/ABI/stable/sysfs-block).
+// With it, writes stand in one line for a place: a database's fsync of its log, of a
+// few pages, behind all that the kernel or a checkpoint has begun to write. Where each
+// write takes as long as a request to a store that doubles the time of a commit. A
+// kernel without it has nothing to turn off, and one that refuses is slow, not wrong.
+func setThrottle(n int, on bool) {
+	const off = "0"
+	path, want := loopSys(n, "queue/wbt_lat_usec"), off
+	if on {
+		want = "-1" // the kernel's own choice
+	}
+	if got, err := readSys(path); err == nil && (got == off) == on {
+		_ = os.WriteFile(path, []byte(want), 0)
+	}
 }

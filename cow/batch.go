@@ -47,6 +47,7 @@ type batch struct {
 	slots   int    // of all records, written or not
 	entries int    // at least as many as the records have
 	full    int    // blocks in recs but the last: what may be spilled
+	log     bool   // it has a block of a database's log, by the Marker's word
 
 	frozen []*wal.Record // being spilled: not to be changed any more
 

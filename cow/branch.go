@@ -45,7 +45,8 @@ type Branch struct {
 	queue      []*liveSegment // sealed, not yet counted as stored, in order
 	lastSeal   time.Time      // when the newest of them, or the last one before, was sealed
 	putTook    time.Duration  // how long the last one took on its way to the store
-	pacing     bool           // somebody is woken when the next batch may become a barrier
+	pacing     time.Time      // when somebody is woken because a batch may become a barrier; zero: never
+	lastLog    time.Time      // when the last batch with a block of a database's log was committed
 	stored     wal.SegmentNo  // all segments up to this one are in the store
 	tail       wal.SegmentNo  // the segment of the last batch committed
 	durability Durability

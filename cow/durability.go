@@ -33,6 +33,11 @@ const (
 // to wait for a whole one to end.
 const remoteDepth = 8
 
+// gatherPuts is for how many puts after a batch with blocks of a database's log those
+// without any are gathered: see gathers. A database that commits does so every second
+// one.
+const gatherPuts = 3
+
 // remotePutMax bounds what a put counts for that the store made wait.
 const remotePutMax = time.Second
 
@@ -151,29 +156,49 @@ func (b *Branch) progressed() {
 // wait, for the time returned if that is not 0, or for a place on the way to the store.
 // mu is held.
 func (b *Branch) mayCommit() (bool, time.Duration) {
-	if b.durability != DurabilityRemote || len(b.queue) == 0 {
+	if b.durability != DurabilityRemote {
 		return true, 0
 	}
-	if len(b.queue) >= remoteDepth {
+	wait := min(b.putTook, remotePutMax)
+	switch gathers := b.gathers(wait); {
+	case len(b.queue) == 0 && !gathers:
+		return true, 0
+	case len(b.queue) >= remoteDepth:
 		return false, 0
+	case !gathers:
+		wait /= remoteDepth
 	}
-	early := min(b.putTook, remotePutMax)/remoteDepth - time.Since(b.lastSeal)
+	early := wait - time.Since(b.lastSeal)
 	return early <= 0, max(early, 0)
+}
+
+// gathers tells whether the open batch, at durability remote, should wait for a block of
+// the database's log to go with: it has none, it is small, and the log has been written
+// not long ago, with puts that take so long. mu is held.
+//
+// While a database commits, what else is written is what nobody waits for: pages of a
+// checkpoint, or thrown out of its memory. As puts of their own they would be three
+// times as many as those of the log, and take the processor from them.
+func (b *Branch) gathers(put time.Duration) bool {
+	return !b.open.log && b.open.slots < spillBlocks && time.Since(b.lastLog) < gatherPuts*put
 }
 
 // armPace wakes all who wait for the store when the next batch may become a barrier. mu
 // is held.
 func (b *Branch) armPace(d time.Duration) {
-	if b.pacing {
+	at := time.Now().Add(d)
+	if !b.pacing.IsZero() && !at.Before(b.pacing) {
 		return
 	}
-	b.pacing = true
+	b.pacing = at
 	b.background.Add(1)
 	time.AfterFunc(d, func() {
 		defer b.background.Done()
 		b.mu.Lock()
 		defer b.mu.Unlock()
-		b.pacing = false
+		if b.pacing.Equal(at) { // nobody wanted to be woken sooner
+			b.pacing = time.Time{}
+		}
 		b.progressed()
 	})
 }

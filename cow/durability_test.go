@@ -26,7 +26,7 @@ func remoteWorld(t *testing.T, mem *memstore.Store) (w *world, b *Branch, slow *
 	most = &atomic.Int32{}
 	var now atomic.Int32
 	slow = faultstore.New(mem, faultstore.Options{})
-	w = &world{t: t, objects: slow, opts: Options{Host: "a", Shared: true}}
+	w = &world{t: t, objects: slow, opts: Options{Host: "a", Shared: true, Marker: newPageMarker}}
 	w.mustStart()
 	b = w.makeProject("p", deviceBytes)
 	if err := w.store.SetDurability(context.Background(), b.ID(), DurabilityRemote); err != nil {
@@ -170,6 +170,64 @@ func TestRemoteFlushesSharePuts(t *testing.T) {
 		}
 		if got := most.Load(); got < 2 || got > remoteDepth {
 			t.Errorf("%d puts under way at once, want 2 to %d", got, remoteDepth)
+		}
+		w.closeBranch(b)
+	})
+}
+
+// While a database commits, what else is written goes with its log: it makes few puts of
+// its own, and a block of the log waits for none of them. Without a log nothing waits.
+func TestRemoteWritesGoWithTheLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx := context.Background()
+		w, b, slow, _ := remoteWorld(t, memstore.New(memstore.Options{}))
+		defer w.stop()
+		if err := b.SetWriteThrough(true); err != nil {
+			t.Fatal(err)
+		}
+		put := func(block uint64, p []byte) time.Duration {
+			began := time.Now()
+			if err := b.WriteAt(ctx, p, int64(block)*BlockSize); err != nil {
+				t.Error(err)
+			}
+			return time.Since(began)
+		}
+		const (
+			commits = 20
+			writers = 24
+			pause   = putTime / 2 // between two commits
+		)
+		put(0, make([]byte, BlockSize)) // how long a put takes is known from now on
+		slow.ResetTrace()
+		done := make(chan struct{})
+		var all sync.WaitGroup
+		for i := range uint64(writers) {
+			all.Go(func() {
+				for n := time.Duration(0); ; n++ {
+					select {
+					case <-done:
+						return
+					case <-time.After((time.Duration(i)*7 + n*3) % 10 * time.Millisecond):
+					}
+					put(100+i, make([]byte, BlockSize))
+				}
+			})
+		}
+		for i := range uint64(commits) {
+			time.Sleep(pause)
+			if took := put(1, markPage(Mark{Line: 1, LSN: i + 1})); took > putTime+putTime/remoteDepth {
+				t.Errorf("commit %d took %v: a put takes %v", i, took, putTime)
+			}
+		}
+		puts := len(slow.Trace())
+		close(done)
+		all.Wait()
+		if puts < commits || puts > 3*commits {
+			t.Errorf("%d puts for %d commits", puts, commits)
+		}
+		time.Sleep(gatherPuts * putTime)
+		if took := put(200, make([]byte, BlockSize)); took != putTime {
+			t.Errorf("a write with no commits beside it took %v, want %v", took, putTime)
 		}
 		w.closeBranch(b)
 	})

@@ -28,9 +28,10 @@ func (m Mark) Before(o Mark) bool {
 // methods are called one at a time, with the branch's lock held: they must be
 // quick, and must not call the branch.
 type Marker interface {
-	// Look is shown each block before it becomes part of the open batch. p has
+	// Look is shown each block before it becomes part of the open batch, and tells
+	// whether it is one of the log, which somebody is likely to wait for. p has
 	// BlockSize bytes, and is neither changed nor kept.
-	Look(block uint64, p []byte)
+	Look(block uint64, p []byte) (log bool)
 	// Mark ends a batch, and returns how far the log reaches with all that Look
 	// was shown until now.
 	Mark() Mark

@@ -17,10 +17,12 @@ type pageMarker struct{ mark Mark }
 
 const markMagic = 0x6d61726b6d61726b
 
-func (p *pageMarker) Look(_ uint64, b []byte) {
-	if binary.LittleEndian.Uint64(b) == markMagic {
+func (p *pageMarker) Look(_ uint64, b []byte) bool {
+	is := binary.LittleEndian.Uint64(b) == markMagic
+	if is {
 		p.mark = Mark{Line: binary.LittleEndian.Uint64(b[8:]), LSN: binary.LittleEndian.Uint64(b[16:])}
 	}
+	return is
 }
 
 func (p *pageMarker) Mark() Mark { return p.mark }

@@ -136,7 +136,7 @@ func (b *Branch) putBlock(block uint64, p []byte) {
 		b.changed(block)
 	}
 	if b.marker != nil {
-		b.marker.Look(block, p)
+		b.open.log = b.marker.Look(block, p) || b.open.log
 	}
 	copy(b.open.block(block, b.store.journals), p)
 }
@@ -339,6 +339,9 @@ func (b *Branch) commit() error {
 		return err
 	}
 	bt := b.open
+	if bt.log {
+		b.lastLog = time.Now()
+	}
 	b.open, b.committing = newBatch(), bt
 	ls, at := b.journal, b.nextBarrier()
 	b.mu.Unlock()

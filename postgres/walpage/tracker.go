@@ -95,17 +95,17 @@ func New(last cow.Mark) *Tracker {
 	}
 }
 
-// Look implements cow.Marker.
-func (t *Tracker) Look(block uint64, p []byte) {
+// Look implements cow.Marker. The first half of a page tells that it is one of the WAL.
+func (t *Tracker) Look(block uint64, p []byte) bool {
 	if p[1] != 0xd1 || !known(uint16(p[0])|0xd100) {
-		return
+		return false
 	}
 	if block == t.half {
-		return // whatever it looks like: block 0 is no page of a file
+		return false // whatever it looks like: block 0 is no page of a file
 	}
 	h, ok := Parse(p)
 	if !ok {
-		return
+		return false
 	}
 	t.half = block + 1
 	switch {
@@ -114,6 +114,7 @@ func (t *Tracker) Look(block uint64, p []byte) {
 	case t.at == 0 || !t.follow(&h, block):
 		t.watch(&h, block)
 	}
+	return t.tail == nil
 }
 
 // Mark implements cow.Marker.
