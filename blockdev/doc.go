@@ -27,7 +27,8 @@
 //     anything is written; and "write back", the kernel's default and the safe
 //     value, before the loop device is free for others. The kernel keeps this
 //     setting when a loop device is unbound, so that the next user of a device left
-//     at "write through" would send no flush and lose commits.
+//     at "write through" would send no flush and lose commits. What has no cache is not
+//     throttled by the kernel either; that is put back in the same places.
 //  3. Sectors are of 4096 bytes, and the page cache of the file is bypassed: the
 //     device sees whole blocks, once.
 //  4. Nothing is taken away that is not ours: a loop device is ours if a record tells
