@@ -214,7 +214,7 @@ func TestRemoteWritesGoWithTheLog(t *testing.T) {
 			})
 		}
 		for i := range uint64(commits) {
-			time.Sleep(pause)
+			wait(pause)
 			if took := put(1, markPage(Mark{Line: 1, LSN: i + 1})); took > putTime+putTime/remoteDepth {
 				t.Errorf("commit %d took %v: a put takes %v", i, took, putTime)
 			}
@@ -225,7 +225,7 @@ func TestRemoteWritesGoWithTheLog(t *testing.T) {
 		if puts < commits || puts > 3*commits {
 			t.Errorf("%d puts for %d commits", puts, commits)
 		}
-		time.Sleep(gatherPuts * putTime)
+		wait(gatherPuts * putTime)
 		if took := put(200, make([]byte, BlockSize)); took != putTime {
 			t.Errorf("a write with no commits beside it took %v, want %v", took, putTime)
 		}
