@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	ask "github.com/bough-db/bough/cow/point"
 )
@@ -17,6 +18,7 @@ func (m *timeModel) snapshot(ctx context.Context, p *pastBranch) error {
 		return m.store.DeleteSnapshot(ctx, p.id, name)
 	}
 	at, want := m.pick(p)
+	wait(time.Nanosecond) // one of the same name, barrier and time is the same one
 	info, err := m.store.CreateSnapshot(ctx, p.id, name, at)
 	_, taken := p.snap[name]
 	switch {
