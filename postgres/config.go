@@ -192,6 +192,14 @@ func (c *serverConfig) flushing() []setting {
 		// are always one flush behind the other half. A client alone does not wait.
 		{"commit_delay", strconv.FormatInt(c.pause.Microseconds(), 10)},
 		{"commit_siblings", "1"},
+		// Pages are written evenly. Each write takes as long as a request too, and
+		// the kernel has 128 on their way at most: more at a time, from a checkpoint
+		// in a hurry or from the kernel after half a minute, and flushes wait.
+		{"checkpoint_completion_target", "0.9"},
+		{"bgwriter_delay", "50ms"},
+		{"bgwriter_lru_maxpages", "1000"},
+		{"bgwriter_flush_after", "256kB"},
+		{"backend_flush_after", "256kB"},
 	}
 }
 
