@@ -134,9 +134,18 @@ const (
 	quoteLineMax = 110
 )
 
-// quoteLog renders the end of a log for an error message, without time and process.
+// quoteLog renders the end of a log for an error message, without time and process: the
+// last lines that say what ended it, if there are any, and else the last ones of all.
 func quoteLog(lines []string) string {
-	var quoted []string
+	var quoted, fatal []string
+	for _, line := range lines {
+		if strings.Contains(line, " FATAL:  ") || strings.Contains(line, " PANIC:  ") {
+			fatal = append(fatal, line)
+		}
+	}
+	if len(fatal) > 0 {
+		lines = fatal
+	}
 	for _, line := range lines[max(0, len(lines)-quoteLines):] {
 		if _, said, ok := strings.Cut(line, "] "); ok {
 			line = said
