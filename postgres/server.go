@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -134,18 +135,16 @@ const (
 	quoteLineMax = 110
 )
 
-// quoteLog renders the end of a log for an error message, without time and process: the
-// last lines that say what ended it, if there are any, and else the last ones of all.
+// quoteLog renders the end of a log for an error message, without time and process: up to
+// the last line that says what ended it, if there is one.
 func quoteLog(lines []string) string {
-	var quoted, fatal []string
-	for _, line := range lines {
+	for i, line := range slices.Backward(lines) {
 		if strings.Contains(line, " FATAL:  ") || strings.Contains(line, " PANIC:  ") {
-			fatal = append(fatal, line)
+			lines = lines[:i+1]
+			break
 		}
 	}
-	if len(fatal) > 0 {
-		lines = fatal
-	}
+	var quoted []string
 	for _, line := range lines[max(0, len(lines)-quoteLines):] {
 		if _, said, ok := strings.Cut(line, "] "); ok {
 			line = said
