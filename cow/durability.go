@@ -176,9 +176,9 @@ func (b *Branch) mayCommit() (bool, time.Duration) {
 // the database's log to go with: it has none, it is small, and the log has been written
 // not long ago, with puts that take so long. mu is held.
 //
-// While a database commits, what else is written is what nobody waits for: pages of a
-// checkpoint, or thrown out of its memory. As puts of their own they would be three
-// times as many as those of the log, and take the processor from them.
+// While a database commits, what else is written are mostly pages that no client waits
+// for, of a checkpoint or thrown out of its memory. As puts of their own they would be
+// several times as many as those of the log. Who does wait for one waits for one put more.
 func (b *Branch) gathers(put time.Duration) bool {
 	return !b.open.log && b.open.slots < spillBlocks && time.Since(b.lastLog) < gatherPuts*put
 }

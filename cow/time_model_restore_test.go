@@ -18,7 +18,7 @@ func (m *timeModel) snapshot(ctx context.Context, p *pastBranch) error {
 		return m.store.DeleteSnapshot(ctx, p.id, name)
 	}
 	at, want := m.pick(p)
-	wait(time.Nanosecond) // one of the same name, barrier and time is the same one
+	wait(time.Nanosecond) // two of one name, barrier and instant are the same snapshot
 	info, err := m.store.CreateSnapshot(ctx, p.id, name, at)
 	_, taken := p.snap[name]
 	switch {
